@@ -1,0 +1,486 @@
+"""What `main.py` leans on: get VGG16 and KITTI, read photographs and labels, batches, overlays.
+
+NumPy, SciPy and Pillow only, so all of it works and is tested without TensorFlow.
+"""
+import http.client
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import imageio.v3 as imageio
+import numpy as np
+from PIL import Image
+from scipy.special import softmax
+from tqdm import tqdm
+
+KITTI_URL = 'https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip'
+VGG_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
+KITTI_COUNTS = {'training photographs': ('training/image_2', '*.png', 289),
+                'road labels': ('training/gt_image_2', '*_road_*.png', 289),
+                'test photographs': ('testing/image_2', '*.png', 290)}
+VAL3 = {'um': range(79, 95), 'umm': range(80, 96), 'uu': range(82, 98)}   # KittiSeg's split
+IGNORED = 255                   # the class number of pixels that are not evaluated
+
+
+class InputError(Exception):
+    """Something the user can put right; commands show it as one line and exit with code 2."""
+
+
+# Getting the data -----------------------------------------------------------------------------
+
+def download(url, path):
+    """Downloads a file, going on from `path.part` where an earlier try stopped.
+
+    Args:
+        url: where it is.
+        path: where it shall be; it appears there when it is whole.
+
+    Raises:
+        InputError: the network or the server says no, or the transfer broke off.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={'Range': f'bytes={done}-'} if done else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            if response.status != 206:              # the server sends it from the start
+                done = 0
+            length = response.headers.get('Content-Length')
+            total = done + int(length) if length else None
+            with part.open('ab' if done else 'wb') as file, \
+                    tqdm(total=total, initial=done, unit='B', unit_scale=True,
+                         desc=path.name) as bar:
+                while block := response.read(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and done:              # what lies there is longer than the file
+            part.unlink()
+            return download(url, path)
+        raise InputError(f'could not download {url}: {error}') from error
+    except (OSError, http.client.HTTPException) as error:
+        raise InputError(f'could not download {url}: {getattr(error, "reason", error)}') from error
+    if total is not None and part.stat().st_size != total:
+        raise InputError(f'the download of {url} broke off after {part.stat().st_size} of {total} '
+                         'bytes; the same command goes on from there')
+    part.rename(path)
+
+
+def extract(archive, top):
+    """Unpacks the folder `top` of a zip archive beside the archive, all of it or nothing.
+
+    Raises:
+        InputError: the archive is truncated, is no zip, holds no `top`, or has a member that
+            would be written outside.
+    """
+    archive = Path(archive)
+    part = archive.with_name(top + '.part')
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as members:
+            paths = [PurePosixPath(name.replace('\\', '/')) for name in members.namelist()]
+            outside = [path for path in paths if path.is_absolute() or '..' in path.parts]
+            if outside:
+                raise InputError(f'{archive} holds {outside[0]}, which would be written outside '
+                                 'its folder; nothing was unpacked')
+            if not any(path.parts[:1] == (top,) for path in paths):
+                raise InputError(f'{archive} holds no folder {top}/; is it another archive?')
+            for member in tqdm(members.namelist(), desc=f'unpacking {archive.name}', unit='file'):
+                members.extract(member, part)
+        (part / top).rename(archive.with_name(top))
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise InputError(f'{archive} could not be unpacked: {error}; if it is damaged, delete it '
+                         'and run again') from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def maybe_download_pretrained_vgg(data_dir):
+    """Leaves the frozen FCN-VGG16 graph in `data_dir/vgg`, from the first source that works.
+
+    What is already there; the course's archive; Keras Applications' ImageNet VGG16 with its
+    top, which Keras itself downloads.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        InputError: no source worked.
+    """
+    data_dir = Path(data_dir)
+    folder, archive = data_dir / 'vgg', data_dir / 'vgg.zip'
+    if folder.exists():
+        return folder
+    if archive.exists():
+        extract(archive, 'vgg')
+        return folder
+    try:
+        download(VGG_URL, archive)
+        extract(archive, 'vgg')
+        return folder
+    except InputError as error:
+        print(f'{error}\ntrying the VGG16 weights of Keras Applications', file=sys.stderr)
+        first = error
+    from roadseg import vgg16       # here, as only this source needs TensorFlow
+    try:
+        vgg16.save(vgg16.read_keras('imagenet'), vgg16.caffe_input, folder)
+    except InputError as error:
+        raise InputError(
+            f'no VGG16: {first}; {error}. Three ways on: put the course\'s vgg.zip into '
+            f'{data_dir}; build {folder} from a weight file with `python -m roadseg.vgg16`; '
+            'or run `python main.py --demo`, which needs no download') from error
+    return folder
+
+
+def maybe_download_kitti(data_dir, strict=True):
+    """Leaves KITTI Road in `data_dir/data_road` and checks that it is whole.
+
+    Args:
+        data_dir: folder holding or getting `data_road/` or `data_road.zip`.
+        strict: whether fewer files than KITTI has are an error; otherwise a warning is
+            printed, for data of one's own.
+
+    Returns:
+        Path of `data_road`.
+
+    Raises:
+        InputError: there are no data and none could be fetched, or files are missing.
+    """
+    data_dir = Path(data_dir)
+    folder, archive = data_dir / 'data_road', data_dir / 'data_road.zip'
+    if not folder.exists():
+        if not archive.exists():
+            try:
+                download(KITTI_URL, archive)
+            except InputError as error:
+                raise InputError(
+                    f'no KITTI Road data in {data_dir}: {error}. Three ways on: download '
+                    f'data_road.zip by hand into {data_dir}; name the folder that holds '
+                    'data_road/ with --data-dir; or run `python main.py --demo`') from error
+        extract(archive, 'data_road')
+    for what, (place, pattern, expected) in KITTI_COUNTS.items():
+        found = len(list((folder / place).glob(pattern)))
+        message = f'{folder / place} holds {found} {what}, KITTI Road has {expected}'
+        if found == 0 or (found != expected and strict):
+            raise InputError(f'{message}; unpack data_road.zip again, or name a folder of your '
+                             'own with --data-dir')
+        if found != expected:
+            print(f'warning: {message}', file=sys.stderr)
+    return folder
+
+
+# Photographs and labels -----------------------------------------------------------------------
+
+def paired_paths(folder):
+    """Pairs each KITTI photograph with its road label.
+
+    The label of `um_000012.png` is `um_road_000012.png`; lane labels are left out.
+
+    Args:
+        folder: `data_road/training`, holding `image_2/` and `gt_image_2/`.
+
+    Returns:
+        List of (image, label) paths, sorted by image name.
+
+    Raises:
+        InputError: there is no photograph, or one has no road label.
+    """
+    folder = Path(folder)
+    images = sorted((folder / 'image_2').glob('*.png'))
+    if not images:
+        raise InputError(f"no .png file in {folder / 'image_2'}; see 'Data' in README.md")
+    labels = {path.name.replace('_road_', '_'): path
+              for path in (folder / 'gt_image_2').glob('*_road_*.png')}
+    unlabelled = [image.name for image in images if image.name not in labels]
+    if unlabelled:
+        raise InputError(
+            f"{len(unlabelled)} of {len(images)} photographs have no road label in "
+            f"{folder / 'gt_image_2'}, the first being {unlabelled[0]}")
+    return [(image, labels[image.name]) for image in images]
+
+
+def category(path):
+    """KITTI's category of a file name: 'um', 'umm' or 'uu' for `um_000012.png` and so on."""
+    return Path(path).name.split('_')[0]
+
+
+def split_pairs(pairs, split):
+    """Splits (image, label) paths into those to train on and those held out.
+
+    Neighbouring KITTI frames show the same street, so every split holds out contiguous runs
+    of frames within each category.
+
+    Args:
+        pairs: list of (image, label) paths, sorted.
+        split: 'val3', the published split of KittiSeg (Teichmann et al., "MultiNet", 2018);
+            'kfold:K:I', the I-th of K folds, I from 0; or 'none', which holds nothing out.
+
+    Returns:
+        (training pairs, validation pairs).
+
+    Raises:
+        InputError: another split, or one that leaves nothing to train on or to validate.
+    """
+    kind, *numbers = split.split(':')
+    if kind == 'none':
+        return list(pairs), []
+    if kind == 'val3':
+        def held_out(image):
+            return int(image.stem.split('_')[-1]) in VAL3.get(category(image), ())
+    elif (kind == 'kfold' and len(numbers) == 2 and all(n.isdigit() for n in numbers)
+          and int(numbers[1]) < int(numbers[0])):
+        folds, fold = map(int, numbers)
+        groups = {}
+        for image, _ in pairs:
+            groups.setdefault(category(image), []).append(image)
+        chosen = {image for group in groups.values() for index, image in enumerate(group)
+                  if index * folds // len(group) == fold}
+        held_out = chosen.__contains__
+    else:
+        raise InputError(f"split '{split}' is none of val3, kfold:K:I (I from 0 to K-1), none")
+    training = [pair for pair in pairs if not held_out(pair[0])]
+    validation = [pair for pair in pairs if held_out(pair[0])]
+    if not training or not validation:
+        raise InputError(f"split '{split}' leaves {len(training)} of {len(pairs)} photographs "
+                         f'to train on and {len(validation)} to validate; choose another --split')
+    return training, validation
+
+
+def read_image(path):
+    """Reads a photograph.
+
+    Returns:
+        uint8 ndarray (H, W, 3), RGB.
+
+    Raises:
+        InputError: the file is missing or no readable image.
+    """
+    try:
+        return imageio.imread(path, plugin='pillow', mode='RGB')
+    except (OSError, SyntaxError, ValueError) as error:     # Pillow raises all three
+        raise InputError(f'{path} is not a readable image: {error}') from error
+
+
+def read_road_label(path):
+    """Reads a KITTI road label: evaluated where red > 0, road where blue > 0.
+
+    Returns:
+        uint8 ndarray (H, W): 1 road, 0 not road, `IGNORED` not evaluated.
+
+    Raises:
+        InputError: unreadable, or a colour that KITTI's road labels do not have.
+    """
+    colours = read_image(path)
+    red, green, blue = (colours[..., channel] for channel in range(3))
+    foreign = (green > 0) | ((red > 0) & (red < 255)) | ((blue > 0) & (blue < 255))
+    if foreign.any():
+        row, column = np.argwhere(foreign)[0]
+        raise InputError(
+            f'{path} has the colour {tuple(map(int, colours[row, column]))} at row {row}, column '
+            f'{column}; a KITTI road label has (255, 0, 0), (255, 0, 255), (0, 0, 255), (0, 0, 0)')
+    return np.where(red > 0, (blue > 0).astype(np.uint8), np.uint8(IGNORED))
+
+
+def read_pair(pair, image_shape=None, read_label=read_road_label):
+    """Reads a photograph and its label, and resizes both.
+
+    Args:
+        pair: (image, label) paths.
+        image_shape: (H, W) to resize to, or None to leave the size as it is. Photographs
+            are resized bilinearly, labels to the nearest neighbour: a mixed colour is no class.
+        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
+
+    Returns:
+        (photograph uint8 (H, W, 3), classes uint8 (H, W)).
+
+    Raises:
+        InputError: one is unreadable, or their sizes differ.
+    """
+    image, classes = read_image(pair[0]), read_label(pair[1])
+    if image.shape[:2] != classes.shape:
+        raise InputError('photograph {} has {}x{} pixels and its label {} has {}x{}'.format(
+            pair[0], *image.shape[:2], pair[1], *classes.shape))
+    if image_shape is None:
+        return image, classes
+    return resize(image, image_shape), resize(classes, image_shape, Image.Resampling.NEAREST)
+
+
+def resize(array, image_shape, resample=Image.Resampling.BILINEAR):
+    """Resizes a uint8 (H, W[, 3]) or float32 (H, W) array to `image_shape` (H, W)."""
+    height, width = image_shape
+    return np.asarray(Image.fromarray(array).resize((width, height), resample))
+
+
+# Batches --------------------------------------------------------------------------------------
+
+def random_flip(rng, image, classes):
+    """Mirrors photograph and label left to right, every second time on average."""
+    if rng.random() < 0.5:
+        return image[:, ::-1], classes[:, ::-1]
+    return image, classes
+
+
+def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
+                       read_label=read_road_label, augment=random_flip, seed=0, first_epoch=0):
+    """Makes a function that yields the shuffled batches of one epoch.
+
+    Photographs are decoded and resized once, here, and kept as uint8. Batches are prepared
+    in a thread, a few ahead of the training step.
+
+    Args:
+        data_folder: `data_road/training`.
+        image_shape: (H, W) of the batches.
+        pairs: list of (image, label) paths; by default all of `data_folder`.
+        num_classes: C.
+        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
+        augment: function of (rng, image uint8 (H, W, 3), classes uint8 (H, W)) that returns
+            such a pair; classes may be `IGNORED`. None changes nothing.
+        seed: order and augmentation of an epoch depend on this and the epoch's number alone.
+        first_epoch: number of the epoch that the first call yields.
+
+    Returns:
+        `get_batches_fn(batch_size)`, a generator of (images uint8 [N, H, W, 3], labels bool
+        one-hot [N, H, W, C]); a label row of an ignored pixel is all False. The last batch of
+        an epoch is short where batch_size does not divide the number of photographs.
+
+    Raises:
+        InputError: no, unpaired or unreadable files; from `get_batches_fn`, a batch size that
+            is not between 1 and the number of photographs.
+    """
+    pairs = paired_paths(data_folder) if pairs is None else pairs
+    with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
+        read = pool.map(lambda pair: read_pair(pair, image_shape, read_label), pairs)
+        samples = list(tqdm(read, 'reading photographs', len(pairs), leave=False))
+    epochs_begun = first_epoch
+
+    def batch(indices, rng):
+        chosen = [samples[index] for index in indices]
+        if augment is not None:
+            chosen = [augment(rng, *sample) for sample in chosen]
+        images, classes = (np.stack(arrays) for arrays in zip(*chosen))
+        return images, classes[..., np.newaxis] == np.arange(num_classes, dtype=np.uint8)
+
+    def get_batches_fn(batch_size):
+        nonlocal epochs_begun
+        if not 1 <= batch_size <= len(samples):
+            raise InputError(f'batch size {batch_size} is not between 1 and the '
+                             f'{len(samples)} photographs to train on')
+        rng = np.random.default_rng([seed, epochs_begun])
+        epochs_begun += 1
+        order = rng.permutation(len(samples))
+        return prepared_ahead(lambda start: batch(order[start:start + batch_size], rng),
+                              range(0, len(samples), batch_size))
+
+    return get_batches_fn
+
+
+def prepared_ahead(make, arguments, ahead=4):
+    """Yields `make(argument)` in order, computed in a thread up to `ahead` items early."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = deque()
+        for argument in arguments:
+            pending.append(thread.submit(make, argument))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+# Prediction and overlays ----------------------------------------------------------------------
+
+def road_probability(sess, logits, keep_prob, input_image, photograph, image_shape, flip=False):
+    """Probability of road in a photograph, at the photograph's own size.
+
+    Args:
+        sess: session of the network's graph; no operation is added to it.
+        logits: tensor [pixels, 2] or [1, H, W, 2].
+        keep_prob: placeholder of the dropout's keep probability, fed with 1.
+        input_image: placeholder [N, H, W, 3], RGB, 0-255.
+        photograph: uint8 ndarray (h, w, 3), RGB.
+        image_shape: (H, W) at which the network sees it.
+        flip: whether to average with the prediction for the mirrored photograph.
+
+    Returns:
+        float32 ndarray (h, w), 0-1.
+    """
+    image = resize(photograph, image_shape)
+    views = [image, image[:, ::-1]] if flip else [image]
+    road = [softmax(sess.run(logits, {input_image: view[np.newaxis], keep_prob: 1.0}).reshape(
+        *image_shape, -1), axis=-1)[..., 1] for view in views]
+    if flip:
+        road = [(road[0] + road[1][:, ::-1]) / 2]
+    return resize(np.float32(road[0]), photograph.shape[:2])
+
+
+def overlay(photograph, road, colour=(0, 255, 0), opacity=0.5):
+    """Paints the road on a photograph in translucent green.
+
+    Args:
+        photograph: uint8 ndarray (H, W, 3), RGB.
+        road: bool ndarray (H, W).
+
+    Returns:
+        uint8 ndarray (H, W, 3).
+    """
+    painted = photograph.copy()
+    painted[road] = (photograph[road] * (1 - opacity) + np.float32(colour) * opacity).round()
+    return painted
+
+
+def new_run_folder(runs_dir):
+    """Makes `runs_dir/<date-time>`, and a name of its own where two runs start in a second."""
+    name = time.strftime('%Y-%m-%d_%H-%M-%S')
+    for suffix in ['', *(f'-{number}' for number in range(2, 100))]:
+        folder = Path(runs_dir) / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise InputError(f'{folder} and 98 like it are there already')
+
+
+def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_prob, input_image,
+                           *, output_dir=None, flip=False):
+    """Writes each test photograph, road in translucent green, at its original size.
+
+    Args:
+        runs_dir: a new folder `<date-time>` is made in it.
+        data_dir: holds `data_road/testing/image_2`.
+        sess, logits, keep_prob, input_image, image_shape, flip: see `road_probability`.
+        output_dir: where to write instead of `runs_dir/<date-time>`.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        InputError: there is no test photograph, or one is unreadable.
+    """
+    photographs = sorted((Path(data_dir) / 'data_road/testing/image_2').glob('*.png'))
+    if not photographs:
+        raise InputError(f"no .png file in {Path(data_dir) / 'data_road/testing/image_2'}")
+    folder = Path(output_dir or new_run_folder(runs_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(photographs, desc='overlays', unit='image'):
+        photograph = read_image(path)
+        road = road_probability(sess, logits, keep_prob, input_image, photograph, image_shape,
+                                flip) >= 0.5
+        write_image(folder / path.name, overlay(photograph, road))
+    return folder
+
+
+def write_image(path, array):
+    """Writes a uint8 array as the image file `path`, whole or not at all."""
+    path = Path(path)
+    part = path.with_name('.part-' + path.name)
+    imageio.imwrite(part, array, plugin='pillow')
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""What goes beyond the script: one module is one concept or one command."""

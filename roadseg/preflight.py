@@ -1,0 +1,144 @@
+"""What a training run will take, told before it starts: size, work, memory and time."""
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from helper import InputError
+
+CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
+KEPT_FOR_BACKWARD = ('Conv2D', 'BiasAdd', 'Relu', 'MaxPool', 'SelectV2')
+PROBE = 96          # pixels, rows and columns at which the layers' shapes are asked for
+SLACK = 1.3         # measured peak over the sum of what is counted; see benchmarks/memory.py
+
+
+class Cost(NamedTuple):
+    """What a training step takes."""
+    parameters: int             # of the trainable variables
+    gflop_per_image: float      # of the forward pass; a multiplication and an addition are two
+    memory: int                 # bytes, estimated, of a training step
+    memory_of_image: int        # bytes of it that each image of a batch adds
+
+
+def forward_operations(fetch):
+    """Operations that `fetch` depends on, in the graph's order."""
+    found, waiting = set(), [fetch.op]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting.extend(tensor.op for tensor in operation.inputs)
+    return [operation for operation in fetch.graph.get_operations() if operation in found]
+
+
+def shape_fetches(fetch):
+    """Adds the operations that tell the run-time shapes of the layers behind `fetch`.
+
+    Call it before the graph is finalized.
+
+    Returns:
+        List of (operation, int32 tensor: shape of its output).
+    """
+    return [(operation, tf.shape(operation.outputs[0]))
+            for operation in forward_operations(fetch)
+            if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
+
+
+def cost(sess, shapes, input_image, image_shape, batch_size, variables):
+    """Work and memory of a training step, from the layers' shapes at a small size.
+
+    Args:
+        sess: session; the variables have values.
+        shapes: from `shape_fetches(logits)`.
+        input_image: placeholder [N, H, W, 3].
+        image_shape: (H, W) of the training.
+        batch_size: N.
+        variables: those that are trained.
+
+    Returns:
+        `Cost`.
+    """
+    sizes = sess.run([size for _, size in shapes],
+                     {input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
+    work, activations = 0, 0
+    for (operation, _), size in zip(shapes, sizes):
+        if operation.type in CONVOLUTIONS:
+            kernel = int(np.prod(operation.inputs[1].shape.as_list()))
+            meets = int(np.prod(size[1:3]))
+            if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
+                meets //= int(np.prod(operation.get_attr('strides')))
+            work += 2 * meets * kernel
+        activations += 4 * int(np.prod(size[1:]))
+    scale = image_shape[0] * image_shape[1] / PROBE ** 2
+    parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
+    of_image = int(SLACK * activations * scale)
+    # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
+    return Cost(parameters, work * scale / 1e9, 20 * parameters + batch_size * of_image, of_image)
+
+
+def seconds_per_image(sess, logits, input_image, image_shape):
+    """Estimates the time of a training step from a forward pass of one image.
+
+    The backward pass is taken as twice the forward pass.
+    """
+    feed_dict = {input_image: np.zeros((1, *image_shape, 3), np.float32)}
+    sess.run(logits, feed_dict)         # the first one also plans
+    began = time.perf_counter()
+    sess.run(logits, feed_dict)
+    return 3 * (time.perf_counter() - began)
+
+
+def available_memory():
+    """Bytes that the training device can still give, None where that is not known."""
+    gpus = [device for device in tf.config.list_physical_devices('GPU')]
+    if gpus:
+        from tensorflow.python.client import device_lib     # public API tells no total
+        return max(device.memory_limit for device in device_lib.list_local_devices()
+                   if device.device_type == 'GPU')
+    try:
+        with open('/proc/meminfo', encoding='ascii') as lines:
+            for line in lines:
+                if line.startswith('MemAvailable:'):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def memory_advice(cost, batch_size, available):
+    """One line saying what batch size would fit.
+
+    Args:
+        cost: `Cost` of a step with `batch_size` images.
+        batch_size: N.
+        available: bytes.
+    """
+    fixed = cost.memory - batch_size * cost.memory_of_image
+    fits = (available - fixed) // cost.memory_of_image
+    what = (f'about {cost.memory / 2**30:.1f} GiB are needed for batches of {batch_size} and '
+            f'{available / 2**30:.1f} GiB are free')
+    if fits >= 1:
+        return f'{what}; --batch-size {min(fits, batch_size - 1)} will do'
+    return f'{what}; not even one image will fit: choose a smaller --image-size'
+
+
+def check(cost, batch_size, available):
+    """Raises InputError where the memory will not do."""
+    if available is not None and cost.memory > available:
+        raise InputError(f'out of memory: {memory_advice(cost, batch_size, available)}')
+
+
+def describe(cost, seconds, images, precision):
+    """Text of a few lines for the start of a run.
+
+    Args:
+        cost: `Cost`.
+        seconds: estimate per image.
+        images: that will be trained on, over all epochs.
+        precision: 'float32' or 'bfloat16'.
+    """
+    return (f'{cost.parameters / 1e6:.1f} million parameters to train, '
+            f'{cost.gflop_per_image:.1f} GFLOP per image forward, {precision}\n'
+            f'expected: {cost.memory / 2**30:.1f} GiB of memory, {seconds:.2f} s per image, '
+            f'{images * seconds / 60:.1f} min of training')

@@ -1,0 +1,138 @@
+"""Scores a network on labelled photographs: KITTI's measures and the pictures that explain them.
+
+Needs a session and three tensors, but does not import TensorFlow.
+"""
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import xlogy
+from tqdm import tqdm
+
+from helper import (IGNORED, InputError, overlay, read_pair, resize, road_probability,
+                    write_image)
+from roadseg import bev, metrics
+
+
+class Network(NamedTuple):
+    """What it takes to look at a photograph."""
+    sess: object                # session
+    logits: object              # tensor [pixels, 2]
+    keep_prob: object           # placeholder
+    input_image: object         # placeholder [N, H, W, 3], RGB 0-255
+    image_shape: tuple          # (H, W)
+    flip: bool = False          # average with the mirrored photograph
+
+    def look(self, photograph):
+        """Probability of road: uint8 (h, w, 3) -> float32 (h, w), 0-1."""
+        return road_probability(self.sess, self.logits, self.keep_prob, self.input_image,
+                                photograph, self.image_shape, self.flip)
+
+
+@contextmanager
+def averaged_weights(sess):
+    """Within it, the weights are their moving averages, where `main.optimize` keeps some."""
+    try:
+        swap = sess.graph.get_operation_by_name('swap_averages')
+    except KeyError:
+        yield
+        return
+    sess.run(swap)
+    try:
+        yield
+    finally:
+        sess.run(swap)
+
+
+def confidence(probability):
+    """KITTI's 8-bit confidence map: float (H, W), 0-1 -> uint8 (H, W); 0.5 becomes 128."""
+    return np.floor(np.minimum(probability * 256, 255)).astype(np.uint8)
+
+
+def cross_entropy(probability, classes):
+    """Sum of -log p(class) over the evaluated pixels, and their number.
+
+    Args:
+        probability: float ndarray (H, W) of road, 0-1.
+        classes: uint8 ndarray (H, W), 1 road, 0 not road, `IGNORED`.
+
+    Returns:
+        (float, int). A probability below 1e-7 counts as 1e-7.
+    """
+    road = np.clip(probability, 1e-7, 1 - 1e-7)
+    loss = -(xlogy(classes == 1, road) + xlogy(classes == 0, 1 - road)).sum(dtype=np.float64)
+    return float(loss), int((classes != IGNORED).sum())
+
+
+def read_samples(pairs):
+    """Reads photographs and labels at their own size.
+
+    Returns:
+        List of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
+    """
+    return [(image.stem, *read_pair((image, label))) for image, label in pairs]
+
+
+def score(network, samples, pictures=None, calibrations=None):
+    """Scores a network on labelled photographs.
+
+    Args:
+        network: `Network`.
+        samples: iterable of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
+        pictures: folder for `NAME_input.jpg`, `_truth.jpg`, `_probability.jpg` and
+            `_overlay.jpg` of each photograph; None writes none.
+        calibrations: dict from name to `bev.Calibration`. The measures are then taken in
+            bird's-eye view, of the photographs that are in it.
+
+    Returns:
+        dict of 'loss' (mean cross entropy over the evaluated pixels), 'ms_per_image' (network
+        and resizing; the median), 'scores' (per category and 'URBAN', see `metrics`) and
+        'frames' (list of dicts: name, MaxF, IoU, FPR, FNR; per cent).
+    """
+    histograms, times, loss, pixels = {}, [], 0.0, 0
+    for name, photograph, classes in tqdm(samples, 'scoring', leave=False):
+        began = time.perf_counter()
+        probability = network.look(photograph)
+        times.append(time.perf_counter() - began)
+        frame_loss, frame_pixels = cross_entropy(probability, classes)
+        loss, pixels = loss + frame_loss, pixels + frame_pixels
+        values, road, evaluated = confidence(probability), classes == 1, classes != IGNORED
+        if calibrations is not None:
+            calibration = calibrations[name]
+            values, inside = bev.to_bev(values, calibration)
+            road, evaluated = (bev.to_bev(mask, calibration)[0] for mask in (road, evaluated))
+            evaluated = evaluated & inside
+        histograms[name] = metrics.confidence_histograms(values, road, evaluated)
+        if pictures is not None:
+            write_pictures(pictures, name, photograph, classes, probability)
+    if not histograms:
+        raise InputError('there is no labelled photograph to score')
+    frames = []
+    for name, histogram in histograms.items():
+        if histogram[1].any():          # the measures need some road
+            measures = metrics.kitti_measures(histogram)
+            frames.append({'name': name, **{key: measures[key]
+                                            for key in ('MaxF', 'IoU', 'FPR', 'FNR')}})
+    return {'loss': loss / pixels, 'ms_per_image': 1e3 * float(np.median(times)),
+            'scores': metrics.measures_by_category(histograms), 'frames': frames,
+            'histograms': histograms}
+
+
+def write_pictures(folder, name, photograph, classes, probability, width=640):
+    """Writes four small JPEGs of a frame: input, truth, probability and overlay.
+
+    In the overlay, green is road found, red road missed, blue road that is none.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    height = round(width * photograph.shape[0] / photograph.shape[1])
+    truth, found = classes == 1, (probability >= 0.5) & (classes != IGNORED)
+    errors = overlay(photograph, truth & found)
+    errors = overlay(errors, truth & ~found, (255, 0, 0))
+    errors = overlay(errors, ~truth & found, (0, 80, 255))
+    grey = np.repeat(confidence(probability)[..., np.newaxis], 3, axis=2)
+    for kind, picture in (('input', photograph), ('truth', overlay(photograph, truth)),
+                          ('probability', grey), ('overlay', errors)):
+        write_image(folder / f'{name}_{kind}.jpg', resize(picture, (height, width)))
