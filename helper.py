@@ -58,7 +58,7 @@ def download(url, path):
             total = done + int(length) if length else None
             with part.open('ab' if done else 'wb') as file, \
                     tqdm(total=total, initial=done, unit='B', unit_scale=True,
-                         desc=path.name) as bar:
+                         desc=path.name, disable=None) as bar:
                 while block := response.read(1 << 20):
                     file.write(block)
                     bar.update(len(block))
@@ -94,7 +94,8 @@ def extract(archive, top):
                                  'its folder; nothing was unpacked')
             if not any(path.parts[:1] == (top,) for path in paths):
                 raise InputError(f'{archive} holds no folder {top}/; is it another archive?')
-            for member in tqdm(members.namelist(), desc=f'unpacking {archive.name}', unit='file'):
+            for member in tqdm(members.namelist(), desc=f'unpacking {archive.name}', unit='file',
+                               disable=None):
                 members.extract(member, part)
         (part / top).rename(archive.with_name(top))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
@@ -359,7 +360,8 @@ def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
     pairs = paired_paths(data_folder) if pairs is None else pairs
     with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
         read = pool.map(lambda pair: read_pair(pair, image_shape, read_label), pairs)
-        samples = list(tqdm(read, 'reading photographs', len(pairs), leave=False))
+        samples = list(tqdm(read, 'reading photographs', len(pairs), leave=False,
+                            disable=None))
     epochs_begun = first_epoch
 
     def batch(indices, rng):
@@ -470,7 +472,7 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
         raise InputError(f"no .png file in {Path(data_dir) / 'data_road/testing/image_2'}")
     folder = Path(output_dir or new_run_folder(runs_dir))
     folder.mkdir(parents=True, exist_ok=True)
-    for path in tqdm(photographs, desc='overlays', unit='image'):
+    for path in tqdm(photographs, desc='overlays', unit='image', disable=None):
         photograph = read_image(path)
         road = road_probability(sess, logits, keep_prob, input_image, photograph, image_shape,
                                 flip) >= 0.5

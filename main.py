@@ -27,7 +27,7 @@ from roadseg.run_folder import Progress, describe_software, read_options, write_
 from roadseg.watch import Watch
 
 NUM_CLASSES = 2
-DEMO = {'image_size': (96, 320), 'epochs': 12, 'batch_size': 4, 'learning_rate': 1e-3,
+DEMO = {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
         'freeze_blocks': 0, 'data_dir': 'data/demo'}
 
 
@@ -220,8 +220,8 @@ def initialize_new(sess):
         variables = tf.global_variables()
         if variables:
             names = set(sess.run(tf.report_uninitialized_variables(variables)))
-            sess.run(tf.variables_initializer(
-                [variable for variable in variables if variable.op.name.encode() in names]))
+            sess.run([variable.initializer for variable in variables
+                      if variable.op.name.encode() in names])
 
 
 def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_loss, input_image,
@@ -259,7 +259,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         initialize_new(sess)
     progress = progress or Progress()
     bar = tqdm(total=steps_per_epoch and steps_per_epoch * epochs, initial=progress.step,
-               unit='step', desc='training', dynamic_ncols=True)
+               unit='step', desc='training', dynamic_ncols=True, disable=None)
     with bar:
         while progress.epoch < epochs and not stopped() and progress.step != max_steps:
             began, images_seen, seconds_before = time.perf_counter(), 0, progress.seconds

@@ -92,7 +92,7 @@ def score(network, samples, pictures=None, calibrations=None):
         'frames' (list of dicts: name, MaxF, IoU, FPR, FNR; per cent).
     """
     histograms, times, loss, pixels = {}, [], 0.0, 0
-    for name, photograph, classes in tqdm(samples, 'scoring', leave=False):
+    for name, photograph, classes in tqdm(samples, 'scoring', leave=False, disable=None):
         began = time.perf_counter()
         probability = network.look(photograph)
         times.append(time.perf_counter() - began)
