@@ -209,9 +209,20 @@ def paired_paths(folder):
     return [(image, labels[image.name]) for image in images]
 
 
-def category(path):
-    """KITTI's category of a file name: 'um', 'umm' or 'uu' for `um_000012.png` and so on."""
-    return Path(path).name.split('_')[0]
+def category(name):
+    """KITTI Road's category of a file: 'um', 'umm' or 'uu'.
+
+    Args:
+        name: file name or path, such as `um_000012.png` or `umm_road_000012.png`.
+
+    Raises:
+        InputError: the name does not start with a category.
+    """
+    prefix = Path(name).name.split('_')[0]
+    if prefix not in VAL3:
+        raise InputError(f"{name} belongs to no category of KITTI Road: its name should start "
+                         f"with one of {', '.join(c + '_' for c in VAL3)}")
+    return prefix
 
 
 def split_pairs(pairs, split):
@@ -236,7 +247,7 @@ def split_pairs(pairs, split):
         return list(pairs), []
     if kind == 'val3':
         def held_out(image):
-            return int(image.stem.split('_')[-1]) in VAL3.get(category(image), ())
+            return int(image.stem.split('_')[-1]) in VAL3[category(image)]
     elif (kind == 'kfold' and len(numbers) == 2 and all(n.isdigit() for n in numbers)
           and int(numbers[1]) < int(numbers[0])):
         folds, fold = map(int, numbers)

@@ -159,7 +159,7 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     labels = tf.cast(tf.reshape(correct_label, [-1, num_classes]), tf.float32)
     # An all-zero row has loss 0 but the gradient softmax(logits): it must be masked.
     evaluated = tf.reduce_sum(labels, axis=1)
-    cross_entropy = tf.nn.softmax_cross_entropy_with_logits(
+    cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(
         labels=tf.stop_gradient(labels), logits=logits)
     cross_entropy_loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
                                    tf.maximum(tf.reduce_sum(evaluated), 1.0), name='loss')
@@ -302,18 +302,6 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
 
 # The run --------------------------------------------------------------------------------------
 
-def session_config(precision):
-    """Configuration of a session in 'float32' or 'bfloat16'.
-
-    In bfloat16 the variables stay float32; oneDNN's convolutions and products are rounded.
-    """
-    config = tf.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    if precision == 'bfloat16':
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1
-    return config
-
-
 def native_bfloat16():
     """Whether this CPU multiplies bfloat16 in hardware; where it doesn't, it is slower."""
     try:
@@ -353,7 +341,9 @@ def prepare_data(options):
         if not (data_dir / 'vgg').exists():
             vgg16.save(vgg16.random_weights(width_divisor=8, fc_width=128, fc_kernel=3),
                        vgg16.torch_input, data_dir / 'vgg')
-    kitti = helper.maybe_download_kitti(data_dir, strict=not options.own_data)
+        kitti = data_dir / 'data_road'
+    else:
+        kitti = helper.maybe_download_kitti(data_dir, strict=not options.own_data)
     pairs = helper.paired_paths(kitti / 'training')
     training, validation = helper.split_pairs(pairs, options.split)
     if not 1 <= options.batch_size <= len(training):
@@ -381,7 +371,7 @@ def run(options):
     steps_per_epoch = math.ceil(len(training) / options.batch_size)
 
     with tf.Graph().as_default() as graph, \
-            tf.Session(config=session_config(options.precision)) as sess:
+            tf.Session(config=checkpoints.session_config(options.precision)) as sess:
         tf.set_random_seed(options.seed)
         input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, str(vgg_path))
         add_weight_decay(options.weight_decay, options.freeze_blocks)
@@ -583,7 +573,7 @@ def parse_args(argv=None):
         parser.set_defaults(**DEMO)
     options = parser.parse_args(argv)
     given = given_options(argv)
-    options.own_data = 'data_dir' in given or options.demo
+    options.own_data = 'data_dir' in given
     if options.resume:
         options = resumed_options(options.resume, given)
     return options
@@ -600,22 +590,26 @@ def given_options(argv):
 def resumed_options(folder, given):
     """Returns the options of an earlier run, to go on with.
 
+    Only where things lie, --data-dir, may have changed since.
+
     Raises:
         InputError: the folder is no run's, or an option in `given` contradicts it.
     """
     saved = read_options(folder)
     saved['image_size'] = tuple(saved['image_size'])
+    places = {'resume': folder, 'data_dir': given.get('data_dir', saved['data_dir'])}
     contradicting = [
         f"--{name.replace('_', '-')} is {value}, was {saved.get(name)}"
-        for name, value in given.items() if name != 'resume' and saved.get(name) != value]
+        for name, value in given.items() if name not in places and saved.get(name) != value]
     if contradicting:
         raise InputError(f'{folder} was started with other options: '
                          + '; '.join(contradicting) + '; leave them out, or start a new run')
-    return argparse.Namespace(**{**saved, 'resume': folder})
+    return argparse.Namespace(**{**saved, **places})
 
 
 def main(argv=None):
     """Runs the command. Returns the exit code: 0, 2 for an input error, 130 after Ctrl-C."""
+    tf.logging.set_verbosity(tf.logging.ERROR)      # SavedModel's loader is called deprecated
     try:
         folder = run(parse_args(argv))
     except InputError as error:

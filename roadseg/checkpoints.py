@@ -14,9 +14,19 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 
 from helper import InputError
-from roadseg.run_folder import Progress, read_json, read_log
+from roadseg.run_folder import Progress, read_log
 
-NAMES = ('image_input', 'keep_prob', 'logits')      # tensors that a run's graph must have
+
+def session_config(precision):
+    """Configuration of a session in 'float32' or 'bfloat16'.
+
+    In bfloat16 the variables stay float32; oneDNN's convolutions and products are rounded.
+    """
+    config = tf.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    if precision == 'bfloat16':
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1
+    return config
 
 
 def saved(run):
@@ -71,6 +81,25 @@ def save(sess, saver, run, progress):
     return path
 
 
+def candidates(run, which):
+    """Returns the paths of the checkpoints to try, in this order.
+
+    Args:
+        run: folder of the run.
+        which: 'last', which is the newest and then those before it; or 'best', which is just
+            that one.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = saved(run)
+    if which == 'best':
+        paths = [path for path in paths if path.name == f'step-{best_step(run) or 0:06d}']
+    if not paths:
+        raise InputError(f"no {which} checkpoint in {Path(run) / 'checkpoints'}")
+    return paths[::-1]
+
+
 def restore(sess, saver, run, which='last'):
     """Restores the variables and the progress of a run.
 
@@ -87,25 +116,52 @@ def restore(sess, saver, run, which='last'):
     Raises:
         InputError: there is no whole checkpoint, or it is of another network.
     """
-    paths = saved(run)
-    if which == 'best':
-        paths = [path for path in paths if path.name == f'step-{best_step(run) or 0:06d}']
-    if not paths:
-        raise InputError(f"no {which} checkpoint in {Path(run) / 'checkpoints'}")
-    for path in reversed(paths):
+    for path in candidates(run, which):
         try:
-            progress = Progress(**read_json(path / 'progress.json'))
+            progress = Progress(**json.loads((path / 'progress.json').read_text()))
+            check_shapes(sess.graph, path)
             saver.restore(sess, str(path / 'model'))
             return path, progress
-        except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.UnknownError,
-                InputError) as error:
-            reason = str(getattr(error, 'message', error)).splitlines()[0]
-            print(f'warning: the checkpoint {path} is damaged: {reason}', file=sys.stderr)
-        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, ValueError) as error:
-            if not (path / 'model.index').exists():
-                print(f'warning: the checkpoint {path} lacks model.index', file=sys.stderr)
-                continue
+        except (tf.errors.OpError, OSError, ValueError, TypeError) as error:
             reason = str(getattr(error, 'message', error)).strip().splitlines()[0]
-            raise InputError(f'the checkpoint {path} is of another network (another model or '
-                             f'number of classes): {reason}') from error
+            print(f'warning: the checkpoint {path} is damaged: {reason}', file=sys.stderr)
+    raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
+
+
+def check_shapes(graph, path):
+    """Raises InputError unless a checkpoint holds the graph's variables, in their shapes.
+
+    `Saver.restore` itself gives a variable whatever shape the checkpoint has.
+    """
+    saved = tf.train.load_checkpoint(str(path / 'model')).get_variable_to_shape_map()
+    for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
+        found, expected = saved.get(variable.op.name), variable.shape.as_list()
+        if found != expected:
+            raise InputError(
+                f'the checkpoint {path} is of another network (another model or number of '
+                f'classes): {variable.op.name} has the shape {found} there, {expected} here')
+
+
+def load(sess, run, which='last'):
+    """Builds the graph of a run in the session's empty graph, and restores its variables.
+
+    Args:
+        sess: session.
+        run: folder of the run.
+        which: 'last' or 'best', see `restore`.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        InputError: there is no whole checkpoint.
+    """
+    for path in candidates(run, which):
+        try:
+            with sess.graph.as_default():
+                saver = tf.train.import_meta_graph(str(path / 'model.meta'))
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            print(f'warning: {path}/model.meta is damaged: {error}', file=sys.stderr)
+            continue
+        return restore(sess, saver, run, which)[0]
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")

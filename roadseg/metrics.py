@@ -2,13 +2,11 @@
 
 Both work on integer counts, which add up over images: pool the counts first, compute scores once.
 """
-from pathlib import Path
-
 import numpy as np
 
-from helper import InputError
+from helper import VAL3, InputError, category
 
-CATEGORIES = ('um', 'umm', 'uu')  # KITTI Road: marked two-way, marked multi-lane, unmarked
+CATEGORIES = tuple(VAL3)          # KITTI Road: marked two-way, marked multi-lane, unmarked
 POOLED = 'URBAN'                  # KITTI Road's name for all three together
 COLUMNS = ('MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU')
 HALF = 128                        # confidence 0.5 as 8 bits
@@ -181,22 +179,6 @@ def kitti_measures(histograms):
         'F1': 2 * hits / (road + hits + false_alarms),
     }
     return {**{name: 100 * float(share) for name, share in shares.items()}, 'threshold': best}
-
-
-def category(name):
-    """KITTI Road's category of a file: 'um', 'umm' or 'uu'.
-
-    Args:
-        name: file name or path, such as `um_000012.png` or `umm_road_000012.png`.
-
-    Raises:
-        InputError: the name does not start with a category.
-    """
-    prefix = Path(name).name.split('_')[0]
-    if prefix not in CATEGORIES:
-        raise InputError(f"{name} belongs to no category of KITTI Road: its name should start "
-                         f"with one of {', '.join(c + '_' for c in CATEGORIES)}")
-    return prefix
 
 
 def measures_by_category(histograms):

@@ -22,6 +22,7 @@ from PIL import Image
 
 from helper import InputError
 from roadseg.metrics import CATEGORIES, COLUMNS, POOLED
+from roadseg.run_folder import read_json, write_whole
 
 PICTURES = ('input', 'truth', 'probability', 'overlay')  # validation/NAME_input.jpg ...
 FRAME_COLUMNS = ('IoU', 'MaxF', 'FPR', 'FNR')
@@ -211,7 +212,7 @@ def write_report(run_dir):
         InputError: a file is missing, or is not what it should be, or cannot be written.
     """
     run_dir = Path(run_dir)
-    options = _read_json(run_dir / 'options.json')
+    options = read_json(run_dir / 'options.json')
     rows = _read_log(run_dir / 'log.csv')
     evaluation = _read_evaluation(run_dir / 'evaluation.json')
     write_curve(rows, run_dir / 'loss.png')
@@ -237,7 +238,7 @@ def write_report(run_dir):
         f'<title>{escape(name)}</title>', f'<style>{STYLE}</style>', '</head>', '<body>',
         *filter(None, sections), f'<script>{SCRIPT}</script>', '</body>', '</html>', ''])
     # a lone surrogate, from JSON or an odd file name, is no valid UTF-8
-    _write_whole(run_dir / 'index.html', page.encode('utf-8', 'replace'))
+    write_whole(run_dir / 'index.html', page.encode('utf-8', 'replace'))
     return run_dir / 'index.html'
 
 
@@ -294,7 +295,7 @@ def write_curve(log_rows, path):
 
     png = io.BytesIO()
     figure.savefig(png, format='png')
-    _write_whole(path, png.getvalue())
+    write_whole(path, png.getvalue())
 
 
 def main(argv=None):
@@ -311,22 +312,6 @@ def main(argv=None):
 
 
 # --- reading
-
-def _read_json(path):
-    """The dict in a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); expected the folder of a run, "
-                         "as training writes it into runs/") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; take it from a backup, or train "
-                         "again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, expected an object, "
-                         "{...}, at its top")
-    return content
-
 
 def _read_log(path):
     """The rows of log.csv as dicts {column: float, NaN where empty}; at least one row."""
@@ -361,7 +346,7 @@ def _read_evaluation(path):
     """evaluation.json, checked as far as the page leans on it; {} where there is none."""
     if not path.exists():
         return {}
-    evaluation = _read_json(path)
+    evaluation = read_json(path)
     for section in (evaluation, evaluation.get('bev') or {}):
         scores = section.get('scores', {}) if isinstance(section, dict) else None
         if not (isinstance(scores, dict)
@@ -633,18 +618,6 @@ def _duration(seconds):
     if seconds < 100:
         return f'{seconds:.0f} s'
     return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
-
-
-def _write_whole(path, content):
-    """Writes bytes beside the file, then renames, so that a reader never sees half of it."""
-    part = Path(f'{path}.part')
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path} ({error.strerror}); make its folder writable, "
-                         "or free some space") from error
 
 
 if __name__ == '__main__':

@@ -34,8 +34,12 @@ class Progress:
     seconds: float = 0.0        # spent training, over all epochs, validation left out
 
 
-def write_text(path, text):
-    """Writes a text file whole or not at all.
+def write_whole(path, content):
+    """Writes a file beside its place and renames it, so that nobody ever sees half of it.
+
+    Args:
+        path: of the file.
+        content: bytes, or text that becomes UTF-8.
 
     Raises:
         InputError: the file can't be written, for instance because the disk is full.
@@ -43,29 +47,40 @@ def write_text(path, text):
     path = Path(path)
     part = path.with_name(path.name + '.part')
     try:
-        part.write_text(text, encoding='utf-8')
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise InputError(f'could not write {path}: {error.strerror}') from error
+        raise InputError(f'cannot write {path} ({error.strerror}); make its folder writable, '
+                         'or free some space') from error
 
 
 def write_json(path, content):
     """Writes JSON whole or not at all; NaN, which JSON does not have, is refused."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + '\n')
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False, default=str) + '\n')
 
 
 def read_json(path):
-    """Reads a JSON file.
+    """Reads a JSON file that holds an object.
+
+    Returns:
+        dict.
 
     Raises:
-        InputError: it is missing or no JSON.
+        InputError: it is missing or damaged.
     """
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path} is missing or damaged ({error}); is its folder that of a '
-                         'training run?') from error
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise InputError(f'cannot read {path} ({error.strerror}); expected the folder of a run, '
+                         'as training writes it into runs/') from error
+    except ValueError as error:
+        raise InputError(f'{path} is not JSON: {error}; take it from a backup, or train '
+                         'again') from error
+    if not isinstance(content, dict):
+        raise InputError(f'{path} holds a {type(content).__name__}, expected an object, '
+                         '{...}, at its top')
+    return content
 
 
 def read_options(run):
@@ -98,7 +113,7 @@ def write_log(run, rows):
     """
     lines = [','.join(LOG_COLUMNS)]
     lines += [','.join(str(row.get(column, '')) for column in LOG_COLUMNS) for row in rows]
-    write_text(Path(run) / 'log.csv', '\n'.join(lines) + '\n')
+    write_whole(Path(run) / 'log.csv', '\n'.join(lines) + '\n')
 
 
 def describe_software():

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import xlogy
-from tqdm import tqdm
 
 from helper import (IGNORED, InputError, overlay, read_pair, resize, road_probability,
                     write_image)
@@ -83,41 +82,77 @@ def score(network, samples, pictures=None, calibrations=None):
         samples: iterable of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
         pictures: folder for `NAME_input.jpg`, `_truth.jpg`, `_probability.jpg` and
             `_overlay.jpg` of each photograph; None writes none.
-        calibrations: dict from name to `bev.Calibration`. The measures are then taken in
-            bird's-eye view, of the photographs that are in it.
+        calibrations: dict from name to `bev.Calibration`; the photographs in it are scored in
+            bird's-eye view, too.
 
     Returns:
         dict of 'loss' (mean cross entropy over the evaluated pixels), 'ms_per_image' (network
-        and resizing; the median), 'scores' (per category and 'URBAN', see `metrics`) and
-        'frames' (list of dicts: name, MaxF, IoU, FPR, FNR; per cent).
+        and resizing; the median), 'histograms' and 'bev_histograms' (dicts from name to int64
+        (2, 256), see `metrics.confidence_histograms`).
+
+    Raises:
+        InputError: there is no photograph.
     """
-    histograms, times, loss, pixels = {}, [], 0.0, 0
-    for name, photograph, classes in tqdm(samples, 'scoring', leave=False, disable=None):
+    histograms, bev_histograms, times, loss, pixels = {}, {}, [], 0.0, 0
+    for name, photograph, classes in samples:
         began = time.perf_counter()
         probability = network.look(photograph)
         times.append(time.perf_counter() - began)
         frame_loss, frame_pixels = cross_entropy(probability, classes)
         loss, pixels = loss + frame_loss, pixels + frame_pixels
         values, road, evaluated = confidence(probability), classes == 1, classes != IGNORED
-        if calibrations is not None:
-            calibration = calibrations[name]
-            values, inside = bev.to_bev(values, calibration)
-            road, evaluated = (bev.to_bev(mask, calibration)[0] for mask in (road, evaluated))
-            evaluated = evaluated & inside
         histograms[name] = metrics.confidence_histograms(values, road, evaluated)
+        if name in (calibrations or {}):
+            views = [bev.to_bev(view, calibrations[name])[0] for view in (values, road, evaluated)]
+            bev_histograms[name] = metrics.confidence_histograms(*views)
         if pictures is not None:
             write_pictures(pictures, name, photograph, classes, probability)
     if not histograms:
         raise InputError('there is no labelled photograph to score')
+    return {'loss': loss / max(pixels, 1), 'ms_per_image': 1e3 * float(np.median(times)),
+            'histograms': histograms, 'bev_histograms': bev_histograms}
+
+
+def summary(result, checkpoint, split):
+    """What `evaluation.json` holds, from what `score` returns.
+
+    Args:
+        result: dict.
+        checkpoint: name, such as 'step-002892'.
+        split: name of the photographs' split.
+
+    Returns:
+        dict of numbers and text; 'frames' has the measures of each photograph with a road.
+    """
     frames = []
-    for name, histogram in histograms.items():
+    for name, histogram in result['histograms'].items():
         if histogram[1].any():          # the measures need some road
             measures = metrics.kitti_measures(histogram)
             frames.append({'name': name, **{key: measures[key]
                                             for key in ('MaxF', 'IoU', 'FPR', 'FNR')}})
-    return {'loss': loss / pixels, 'ms_per_image': 1e3 * float(np.median(times)),
-            'scores': metrics.measures_by_category(histograms), 'frames': frames,
-            'histograms': histograms}
+    content = {'checkpoint': checkpoint, 'split': split, 'view': 'perspective',
+               'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
+               'scores': metrics.measures_by_category(result['histograms']), 'frames': frames}
+    if result['bev_histograms']:
+        content['bev'] = {'scores': metrics.measures_by_category(result['bev_histograms']),
+                          'frames': len(result['bev_histograms'])}
+    return content
+
+
+def text(results):
+    """The tables of one or several results of `score`, whose photographs are pooled."""
+    lines = []
+    for key, view in (('histograms', 'perspective'), ('bev_histograms', "bird's-eye view")):
+        histograms = {name: histogram for result in results
+                      for name, histogram in result[key].items()}
+        if histograms:
+            scores = metrics.measures_by_category(histograms)
+            lines += [f'{len(histograms)} photographs, {view}, per cent',
+                      metrics.format_table(scores),
+                      'at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores['URBAN'])]
+    loss = np.mean([result['loss'] for result in results])
+    speed = np.median([result['ms_per_image'] for result in results])
+    return '\n'.join([*lines, f'cross entropy {loss:.4f}, {speed:.0f} ms per image'])
 
 
 def write_pictures(folder, name, photograph, classes, probability, width=640):

@@ -24,11 +24,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-# Urban marked, urban multiple marked lanes, urban unmarked; and the number at which the held-out
-# split `val3` begins in each of them (it takes the 16 frames from there).
-CATEGORIES = ('um', 'umm', 'uu')
-VAL3_FIRST = {'um': 79, 'umm': 80, 'uu': 82}
-VAL3_LENGTH = 16
+from helper import VAL3
+
+CATEGORIES = tuple(VAL3)        # urban marked, urban multiple marked lanes, urban unmarked
 
 # (height, width) of KITTI's photographs and how often each occurs, about as in the original.
 KITTI_SIZES = ((375, 1242), (370, 1226), (376, 1241), (374, 1238), (370, 1224))
@@ -823,14 +821,15 @@ def _scenes(train, test, held_out):
         if count < 0 or count % len(CATEGORIES):
             raise ValueError(f"{name} is {count}, but must be a multiple of {len(CATEGORIES)}: "
                              f"as many scenes of each of {', '.join(CATEGORIES)}")
-    each, first = train // len(CATEGORIES), min(VAL3_FIRST.values())
-    if not 0 <= held_out <= min(each, VAL3_LENGTH) or each - held_out > first:
+    each, first = train // len(CATEGORIES), min(frames.start for frames in VAL3.values())
+    room = min(len(frames) for frames in VAL3.values())
+    if not 0 <= held_out <= min(each, room) or each - held_out > first:
         raise ValueError(
             f"{each} training scenes per category, {held_out} of them held out; val3 has room "
-            f"for 0 to {VAL3_LENGTH} held out, and for {first} others before them")
+            f"for 0 to {room} held out, and for {first} others before them")
     scenes = []
     for category in CATEGORIES:
-        end = VAL3_FIRST[category] + held_out
+        end = VAL3[category].start + held_out
         scenes += [('training', category, number) for number in range(end - each, end)]
         scenes += [('testing', category, number) for number in range(test // len(CATEGORIES))]
     return scenes

@@ -5,7 +5,7 @@ import tensorflow.compat.v1 as tf
 
 import helper
 from roadseg import checkpoints, report, scoring, tensorboard
-from roadseg.metrics import POOLED, format_table
+from roadseg.metrics import POOLED, measures_by_category
 from roadseg.run_folder import read_log, write_json, write_log
 
 
@@ -37,7 +37,7 @@ class Watch:
             with scoring.averaged_weights(self.network.sess):
                 result = scoring.score(self.network, self.samples)
                 panels = [(*sample, self.network.look(sample[1])) for sample in self.samples[::16]]
-            urban = result['scores'][POOLED]
+            urban = measures_by_category(result['histograms'])[POOLED]
             row |= {'val_loss': result['loss'], 'val_maxf': urban['MaxF'],
                     'val_ap': urban['AP'], 'val_iou': urban['IoU'], 'val_f1': urban['F1']}
             print(f"    {self.split}: loss {result['loss']:.4f}, MaxF {urban['MaxF']:.2f}, "
@@ -65,15 +65,9 @@ class Watch:
         with scoring.averaged_weights(self.network.sess):
             if self.samples:
                 result = scoring.score(self.network, self.samples, self.folder / 'validation')
-                write_json(self.folder / 'evaluation.json', {
-                    'checkpoint': f'step-{self.progress.step:06d}', 'split': self.split,
-                    'view': 'perspective',
-                    **{key: result[key] for key in ('loss', 'ms_per_image', 'scores', 'frames')}})
-                print(f"{self.split}, {len(self.samples)} photographs, perspective, per cent:\n"
-                      f"{format_table(result['scores'])}\n"
-                      f"cross entropy {result['loss']:.4f}, at threshold 0.5: "
-                      f"F1 {result['scores'][POOLED]['F1']:.2f}, "
-                      f"IoU {result['scores'][POOLED]['IoU']:.2f}")
+                write_json(self.folder / 'evaluation.json', scoring.summary(
+                    result, f'step-{self.progress.step:06d}', self.split))
+                print(f'{self.split}: {scoring.text([result])}')
             network = self.network
             helper.save_inference_samples(
                 self.folder.parent, data_dir, network.sess, network.image_shape, network.logits,
