@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from helper import VAL3
+from helper import VAL3, InputError
 
 CATEGORIES = tuple(VAL3)        # urban marked, urban multiple marked lanes, urban unmarked
 
@@ -35,7 +35,7 @@ KITTI_SIZE_SHARES = (.7, .1, .1, .05, .05)
 RED, MAGENTA, BLACK = (255, 0, 0), (255, 0, 255), (0, 0, 0)
 
 # Raised whenever the pictures change, so that older folders are drawn again.
-DRAWING = 1
+DRAWING = 2
 
 EYE = 1.65           # metres of the camera above the road
 BEND_END = 90.       # metres ahead up to which the road bends; it runs straight from there
@@ -671,7 +671,7 @@ def _draw_post(canvas, thing):
 # --------------------------------------------------------------------------------- the scene
 
 def draw_scene(rng, category, size=(375, 1242)):
-    """Draws one road scene and its label.
+    """Draws one road scene, its label and its camera's calibration.
 
     Args:
         rng: numpy Generator; the scene is a function of it and of the other arguments.
@@ -684,6 +684,7 @@ def draw_scene(rng, category, size=(375, 1242)):
         label: (H, W, 3) uint8 in KITTI's colours: magenta (255, 0, 255) road, red (255, 0, 0)
             not road, black (0, 0, 0) not evaluated (the road's far end, the line along which
             vehicles touch the ground).
+        calibration: text of KITTI's calibration file, so that the scene can be seen from above.
 
     Raises:
         ValueError: the category is none of CATEGORIES.
@@ -717,7 +718,21 @@ def draw_scene(rng, category, size=(375, 1242)):
             _draw_post(canvas, thing)
     covered = np.asarray(canvas.mask.reduce(2)) > 127
     label = _draw_label(road, things, s, z, first, covered, rng.uniform(42, 58))
-    return _expose(rng, canvas.image.reduce(2), weather), label
+    return _expose(rng, canvas.image.reduce(2), weather), label, _calibration(view)
+
+
+def _calibration(view):
+    """The lines of a KITTI calibration file that its bird's-eye view needs.
+
+    KITTI counts columns and rows from 1. The road's origin lies below the camera, y pointing down.
+    """
+    lines = {'P2': [view.focal, 0, view.width / 2 + 1, 0,
+                    0, view.focal, view.horizon + 1, 0,
+                    0, 0, 1, 0],
+             'R0_rect': np.eye(3).ravel(),
+             'Tr_cam_to_road': [1, 0, 0, 0, 0, 1, 0, -EYE, 0, 0, 1, 0]}
+    return ''.join(f"{name}: {' '.join(f'{value:.12e}' for value in values)}\n"
+                   for name, values in lines.items())
 
 
 def _draw_label(road, things, s, z, first, covered, far):
@@ -753,6 +768,7 @@ def write_kitti(folder, train=84, test=12, seed=0, held_out=5, size=None):
 
         folder/data_road/training/image_2/um_000056.png
         folder/data_road/training/gt_image_2/um_road_000056.png
+        folder/data_road/training/calib/um_000056.txt
         folder/data_road/testing/image_2/um_000000.png
 
     Training scenes are numbered for the split `val3`, which holds out um_000079-094,
@@ -779,7 +795,7 @@ def write_kitti(folder, train=84, test=12, seed=0, held_out=5, size=None):
 
     Raises:
         ValueError: a number is out of range.
-        FileExistsError: there is a `data_road` that this function did not write.
+        InputError: there is a `data_road` that this function did not write.
     """
     folder = Path(folder) / 'data_road'
     settings = dict(drawing=DRAWING, train=train, test=test, seed=seed, held_out=held_out,
@@ -787,13 +803,14 @@ def write_kitti(folder, train=84, test=12, seed=0, held_out=5, size=None):
     scenes = _scenes(train, test, held_out)
     if folder.exists():
         if not (folder / 'scenes.json').exists():
-            raise FileExistsError(f"{folder} exists and has no scenes.json, so it does not hold "
+            raise InputError(f"{folder} exists and has no scenes.json, so it does not hold "
                                   f"drawn scenes; name another folder for them")
         if _is_complete(folder, settings):
             return folder
     part = folder.with_name('data_road.part')
     shutil.rmtree(part, ignore_errors=True)
-    for name in ('training/image_2', 'training/gt_image_2', 'testing/image_2'):
+    for name in ('training/image_2', 'training/gt_image_2', 'training/calib',
+                 'testing/image_2', 'testing/calib'):
         (part / name).mkdir(parents=True)
 
     def write(scene):
@@ -847,12 +864,13 @@ def _is_complete(folder, settings):
 
 
 def _write_scene(folder, scene, seed, size):
-    """Draws the scene (use, category, number) and writes its picture and, to train on, label."""
+    """Draws the scene (use, category, number) and writes picture, calibration and, to train on, label."""
     use, category, number = scene
     rng = np.random.default_rng([seed, ('training', 'testing').index(use),
                                  CATEGORIES.index(category), number])
     drawn_size = KITTI_SIZES[rng.choice(len(KITTI_SIZES), p=KITTI_SIZE_SHARES)]
-    image, label = draw_scene(rng, category, size or drawn_size)
+    image, label, calibration = draw_scene(rng, category, size or drawn_size)
+    (folder / use / 'calib' / f'{category}_{number:06d}.txt').write_text(calibration)
     # Little compression: deflate at its default level takes longer than drawing the scene.
     Image.fromarray(image).save(folder / use / 'image_2' / f'{category}_{number:06d}.png',
                                 compress_level=1)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadseg import synthetic
+from helper import VAL3, InputError, read_road_label
+from roadseg import bev, synthetic
 
 SIZE = (94, 310)
-VAL3 = {'um': range(79, 95), 'umm': range(80, 96), 'uu': range(82, 98)}
 
 
 def scene(category, seed, size=SIZE):
-    return synthetic.draw_scene(np.random.default_rng(seed), category, size)
+    return synthetic.draw_scene(np.random.default_rng(seed), category, size)[:2]
 
 
 def is_colour(label, colour):
@@ -138,7 +138,7 @@ def test_impossible_numbers_are_refused(tmp_path, numbers, message):
 
 def test_sizes_are_kittis_unless_given(monkeypatch, tmp_path):
     monkeypatch.setattr(synthetic, 'draw_scene', lambda rng, category, size: (
-        np.zeros(size + (3,), np.uint8), np.zeros(size + (3,), np.uint8)))
+        np.zeros(size + (3,), np.uint8), np.zeros(size + (3,), np.uint8), ''))
     data = synthetic.write_kitti(tmp_path, train=84, test=0)
     sizes = [Image.open(path).size for path in (data / 'training/image_2').iterdir()]
     assert 3 < len(set(sizes))
@@ -176,7 +176,7 @@ def test_photographs_are_never_replaced(tmp_path):
     photograph = tmp_path / 'data_road/training/image_2/um_000000.png'
     photograph.parent.mkdir(parents=True)
     photograph.write_bytes(b'from KITTI')
-    with pytest.raises(FileExistsError, match='scenes.json'):
+    with pytest.raises(InputError, match='scenes.json'):
         synthetic.write_kitti(tmp_path, train=3, test=0, held_out=1, size=SIZE)
     assert photograph.read_bytes() == b'from KITTI'
 
@@ -198,3 +198,19 @@ def test_interrupted_writing_leaves_no_folder(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     data = synthetic.write_kitti(tmp_path, **settings)
     assert len(list(data.glob('*/image_2/*.png'))) == 9
+
+
+@pytest.mark.parametrize('category', ['um', 'umm', 'uu'])
+def test_calibration_shows_the_road_from_above(tmp_path, category):
+    """Seen from above, a straight stretch of road is as wide near the camera as farther off."""
+    data = synthetic.write_kitti(tmp_path, train=9, test=0, held_out=1)
+    widths = []
+    for label in sorted((data / 'training/gt_image_2').glob(f'{category}_road_*.png')):
+        calibration = bev.read_calibration(
+            data / 'training/calib' / label.name.replace('_road_', '_').replace('.png', '.txt'))
+        classes, inside = bev.to_bev(read_road_label(label), calibration)
+        road = (classes == 1) & inside
+        widths += [road[760].sum() * 0.05, road[560].sum() * 0.05]     # at 8 and 18 m
+    assert 3 < np.median(widths) <= 20
+    if category == 'uu':            # narrower than the 20 m that are seen
+        assert abs(np.median(widths[::2]) - np.median(widths[1::2])) < 1.5
