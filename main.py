@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -136,6 +137,13 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weigh
 
 # Training -------------------------------------------------------------------------------------
 
+def trained_variables(freeze_blocks):
+    """Returns the trainable variables but those of VGG16's first `freeze_blocks` blocks, 0-5."""
+    frozen = tuple(f'conv{block}_' for block in range(1, freeze_blocks + 1))
+    return [variable for variable in tf.trainable_variables()
+            if not variable.name.startswith(frozen)]
+
+
 def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_norm=None,
              freeze_blocks=0, average_decay=0.0):
     """The loss and one step of Adam that lowers it and the regularization losses.
@@ -164,9 +172,7 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     cross_entropy_loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
                                    tf.maximum(tf.reduce_sum(evaluated), 1.0), name='loss')
 
-    frozen = tuple(f'conv{block}_' for block in range(1, freeze_blocks + 1))
-    variables = [variable for variable in tf.trainable_variables()
-                 if not variable.name.startswith(frozen)]
+    variables = trained_variables(freeze_blocks)
     total_loss = cross_entropy_loss + tf.losses.get_regularization_loss()
     gradients = tf.gradients(total_loss, variables)
     if clip_norm is not None:
@@ -263,7 +269,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
     with bar:
         while progress.epoch < epochs and not stopped() and progress.step != max_steps:
             began, images_seen, seconds_before = time.perf_counter(), 0, progress.seconds
-            rate, elapsed = schedule(progress.step), 0.0
+            rate, elapsed = schedule(max(progress.step - 1, 0)), 0.0
             batches = itertools.islice(get_batches_fn(batch_size), progress.epoch_steps, None)
             for images, labels in batches:
                 rate = schedule(progress.step)
@@ -353,6 +359,38 @@ def prepare_data(options):
     return training, validation, tests, helper.maybe_download_pretrained_vgg(data_dir)
 
 
+class Training(NamedTuple):
+    """What a training step is fed with and what it gives: tensors of the session's graph."""
+    input_image: tf.Tensor          # float32 [N, H, W, 3], RGB 0-255
+    correct_label: tf.Tensor        # bool [N, H, W, C], one-hot, all False where ignored
+    keep_prob: tf.Tensor            # float32 []
+    learning_rate: tf.Tensor        # float32 []
+    logits: tf.Tensor               # float32 [pixels, C]
+    train_op: tf.Operation
+    cross_entropy_loss: tf.Tensor   # float32 []
+
+
+def build(sess, vgg_path, options):
+    """Builds network and training step in the session's graph.
+
+    Returns:
+        `Training`.
+    """
+    tf.set_random_seed(options.seed)
+    input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, str(vgg_path))
+    add_weight_decay(trained_variables(options.freeze_blocks), options.weight_decay)
+    nn_last_layer = layers(layer3_out, layer4_out, layer7_out, NUM_CLASSES,
+                           weight_decay=options.weight_decay,
+                           output_size=tf.shape(input_image)[1:3])
+    correct_label = tf.placeholder(tf.bool, [None, None, None, NUM_CLASSES], 'correct_label')
+    learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
+    logits, train_op, cross_entropy_loss = optimize(
+        nn_last_layer, correct_label, learning_rate, NUM_CLASSES, clip_norm=options.clip_norm,
+        freeze_blocks=options.freeze_blocks, average_decay=options.average_decay)
+    return Training(input_image, correct_label, keep_prob, learning_rate, logits, train_op,
+                    cross_entropy_loss)
+
+
 def run(options):
     """Trains as the options say, and writes the run folder.
 
@@ -372,19 +410,8 @@ def run(options):
 
     with tf.Graph().as_default() as graph, \
             tf.Session(config=checkpoints.session_config(options.precision)) as sess:
-        tf.set_random_seed(options.seed)
-        input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, str(vgg_path))
-        add_weight_decay(options.weight_decay, options.freeze_blocks)
-        nn_last_layer = layers(layer3_out, layer4_out, layer7_out, NUM_CLASSES,
-                               weight_decay=options.weight_decay,
-                               output_size=tf.shape(input_image)[1:3])
-        correct_label = tf.placeholder(tf.bool, [None, None, None, NUM_CLASSES], 'correct_label')
-        learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
-        logits, train_op, cross_entropy_loss = optimize(
-            nn_last_layer, correct_label, learning_rate, NUM_CLASSES,
-            clip_norm=options.clip_norm, freeze_blocks=options.freeze_blocks,
-            average_decay=options.average_decay)
-        saver, shapes = tf.train.Saver(), preflight.shape_fetches(logits)
+        net = build(sess, vgg_path, options)
+        saver, shapes = tf.train.Saver(), preflight.layer_shapes(net.logits)
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
@@ -392,19 +419,22 @@ def run(options):
         if options.resume:
             path, progress = checkpoints.restore(sess, saver, options.resume)
             print(f'going on from {path}')
-        cost = preflight.cost(sess, shapes, input_image, options.image_size, options.batch_size,
-                              tf.trainable_variables())
-        preflight.check(cost, options.batch_size, preflight.available_memory())
-        seconds = preflight.seconds_per_image(sess, logits, input_image, options.image_size)
-        images = len(training) * options.epochs
+        cost = preflight.cost(sess, net.logits, shapes, net.input_image, options.image_size,
+                              options.batch_size, trained_variables(options.freeze_blocks),
+                              options.precision)
+        preflight.check(cost, options.batch_size)
+        seconds = preflight.seconds_per_image(sess, net.logits, net.input_image,
+                                              options.image_size)
+        images = len(training) * (options.epochs - progress.epoch)
         print(preflight.describe(cost, seconds, images, options.precision), flush=True)
 
         get_batches_fn = helper.gen_batch_function(
-            None, options.image_size, pairs=training, seed=options.seed,
+            None, options.image_size, pairs=training, num_classes=NUM_CLASSES, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,
                             colour=options.colour), first_epoch=progress.epoch)
         samples = scoring.read_samples(validation)
         folder = options.resume or helper.new_run_folder(options.runs_dir)
+        print(f'run folder: {folder}', flush=True)
         if not options.resume:
             write_json(folder / 'options.json', {
                 'options': vars(options), 'device': device, **describe_software(),
@@ -412,24 +442,18 @@ def run(options):
                          'testing': tests},
                 'model': {'parameters': cost.parameters,
                           'gflop_per_image': round(cost.gflop_per_image, 2)}})
-        print(f'run folder: {folder}', flush=True)
-        network = scoring.Network(sess, logits, keep_prob, input_image, options.image_size,
-                                  options.flip_test)
+        network = scoring.Network(sess, net.logits, net.keep_prob, net.input_image,
+                                  options.image_size, options.flip_test)
         watch = Watch(folder, saver, progress, network, samples, options.split)
-        with interruptible() as stopped:
-            try:
-                train_nn(sess, options.epochs, options.batch_size, get_batches_fn, train_op,
-                         cross_entropy_loss, input_image, correct_label, keep_prob, learning_rate,
-                         keep_probability=options.keep_prob,
-                         schedule=partial(learning_rate_at, peak=options.learning_rate,
-                                          steps=steps_per_epoch * options.epochs,
-                                          schedule=options.schedule, warmup=options.warmup),
-                         progress=progress, steps_per_epoch=steps_per_epoch,
-                         max_steps=options.max_steps, after_epoch=watch.after_epoch,
-                         stopped=stopped)
-            except tf.errors.ResourceExhaustedError as error:
-                raise InputError('out of memory: ' + preflight.memory_advice(
-                    cost, options.batch_size, preflight.available_memory())) from error
+        with interruptible() as stopped, preflight.advising(cost, options.batch_size):
+            train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
+                     net.cross_entropy_loss, net.input_image, net.correct_label, net.keep_prob,
+                     net.learning_rate, keep_probability=options.keep_prob,
+                     schedule=partial(learning_rate_at, peak=options.learning_rate,
+                                      steps=steps_per_epoch * options.epochs,
+                                      schedule=options.schedule, warmup=options.warmup),
+                     progress=progress, steps_per_epoch=steps_per_epoch,
+                     max_steps=options.max_steps, after_epoch=watch.after_epoch, stopped=stopped)
             if stopped():
                 raise KeyboardInterrupt(f'stopped; saved {watch.save()}; go on with '
                                         f'python main.py --resume {folder}')
@@ -437,11 +461,10 @@ def run(options):
     return folder
 
 
-def add_weight_decay(weight_decay, freeze_blocks):
-    """Adds the L2 loss of VGG16's kernels, all but those of frozen blocks."""
-    frozen = tuple(f'conv{block}_' for block in range(1, freeze_blocks + 1))
-    for variable in tf.trainable_variables():
-        if variable.shape.ndims == 4 and not variable.name.startswith(frozen):
+def add_weight_decay(variables, weight_decay):
+    """Adds the L2 loss of the kernels among the variables to the regularization losses."""
+    for variable in variables:
+        if variable.shape.ndims == 4:
             tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
                                  l2_regularizer(weight_decay)(variable))
 

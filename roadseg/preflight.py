@@ -1,5 +1,6 @@
 """What a training run will take, told before it starts: size, work, memory and time."""
 import time
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +9,10 @@ import tensorflow.compat.v1 as tf
 from helper import InputError
 
 CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
-KEPT_FOR_BACKWARD = ('Conv2D', 'BiasAdd', 'Relu', 'MaxPool', 'SelectV2')
-PROBE = 96          # pixels, rows and columns at which the layers' shapes are asked for
-SLACK = 1.3         # measured peak over the sum of what is counted; see benchmarks/memory.py
+KEPT_FOR_BACKWARD = ('Relu', 'MaxPool')
+PROBE = 96                  # rows and columns at which the layers' shapes are asked for
+WORKSPACE = 2 ** 28          # bytes of buffers whatever the size; benchmarks/memory.py measures
+TRANSIENT = 4               # copies of the largest layer that live at a time, likewise
 
 
 class Cost(NamedTuple):
@@ -22,7 +24,7 @@ class Cost(NamedTuple):
 
 
 def forward_operations(fetch):
-    """Operations that `fetch` depends on, in the graph's order."""
+    """Operations that `fetch` depends on, inputs before what they go into."""
     found, waiting = set(), [fetch.op]
     while waiting:
         operation = waiting.pop()
@@ -32,7 +34,7 @@ def forward_operations(fetch):
     return [operation for operation in fetch.graph.get_operations() if operation in found]
 
 
-def shape_fetches(fetch):
+def layer_shapes(fetch):
     """Adds the operations that tell the run-time shapes of the layers behind `fetch`.
 
     Call it before the graph is finalized.
@@ -45,23 +47,32 @@ def shape_fetches(fetch):
             if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
 
 
-def cost(sess, shapes, input_image, image_shape, batch_size, variables):
+def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, precision):
     """Work and memory of a training step, from the layers' shapes at a small size.
+
+    The backward pass needs the outputs of the layers from the first trained one on; before it,
+    and for gradients, a few copies of the largest layer come and go.
 
     Args:
         sess: session; the variables have values.
-        shapes: from `shape_fetches(logits)`.
+        logits: tensor.
+        shapes: from `layer_shapes(logits)`.
         input_image: placeholder [N, H, W, 3].
         image_shape: (H, W) of the training.
         batch_size: N.
         variables: those that are trained.
+        precision: of the activations, 'float32' or 'bfloat16'.
 
     Returns:
         `Cost`.
     """
+    trained = {variable.op for variable in variables}
+    for operation in forward_operations(logits):
+        if any(tensor.op in trained for tensor in operation.inputs):
+            trained.add(operation)
     sizes = sess.run([size for _, size in shapes],
                      {input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
-    work, activations = 0, 0
+    work, kept, largest = 0, 0, 0
     for (operation, _), size in zip(shapes, sizes):
         if operation.type in CONVOLUTIONS:
             kernel = int(np.prod(operation.inputs[1].shape.as_list()))
@@ -69,12 +80,16 @@ def cost(sess, shapes, input_image, image_shape, batch_size, variables):
             if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
                 meets //= int(np.prod(operation.get_attr('strides')))
             work += 2 * meets * kernel
-        activations += 4 * int(np.prod(size[1:]))
+        elif operation in trained:
+            kept += int(np.prod(size))
+        largest = max(largest, int(np.prod(size)))
     scale = image_shape[0] * image_shape[1] / PROBE ** 2
+    width = 2 if precision == 'bfloat16' else 4
+    of_image = int(width * (kept + TRANSIENT * largest) * scale)
     parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
-    of_image = int(SLACK * activations * scale)
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
-    return Cost(parameters, work * scale / 1e9, 20 * parameters + batch_size * of_image, of_image)
+    memory = 20 * parameters + WORKSPACE + batch_size * of_image
+    return Cost(parameters, work * scale / 1e9, memory, of_image)
 
 
 def seconds_per_image(sess, logits, input_image, image_shape):
@@ -91,8 +106,7 @@ def seconds_per_image(sess, logits, input_image, image_shape):
 
 def available_memory():
     """Bytes that the training device can still give, None where that is not known."""
-    gpus = [device for device in tf.config.list_physical_devices('GPU')]
-    if gpus:
+    if tf.config.list_physical_devices('GPU'):
         from tensorflow.python.client import device_lib     # public API tells no total
         return max(device.memory_limit for device in device_lib.list_local_devices()
                    if device.device_type == 'GPU')
@@ -115,18 +129,39 @@ def memory_advice(cost, batch_size, available):
         available: bytes.
     """
     fixed = cost.memory - batch_size * cost.memory_of_image
-    fits = (available - fixed) // cost.memory_of_image
+    fits = min((available - fixed) // cost.memory_of_image, batch_size - 1)
     what = (f'about {cost.memory / 2**30:.1f} GiB are needed for batches of {batch_size} and '
             f'{available / 2**30:.1f} GiB are free')
     if fits >= 1:
-        return f'{what}; --batch-size {min(fits, batch_size - 1)} will do'
+        return f'{what}; --batch-size {fits} will do'
     return f'{what}; not even one image will fit: choose a smaller --image-size'
 
 
-def check(cost, batch_size, available):
-    """Raises InputError where the memory will not do."""
+def check(cost, batch_size, available=None):
+    """Refuses a training that won't fit.
+
+    Args:
+        cost: `Cost` of a step with `batch_size` images.
+        batch_size: N.
+        available: bytes; by default `available_memory()`.
+
+    Raises:
+        InputError: the memory will not do; says what batch size will.
+    """
+    available = available_memory() if available is None else available
     if available is not None and cost.memory > available:
         raise InputError(f'out of memory: {memory_advice(cost, batch_size, available)}')
+
+
+@contextmanager
+def advising(cost, batch_size):
+    """Turns TensorFlow's out-of-memory error into an InputError that says what will fit."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        available = available_memory() or cost.memory
+        raise InputError('out of memory: '
+                         + memory_advice(cost, batch_size, available)) from error
 
 
 def describe(cost, seconds, images, precision):

@@ -1,0 +1,120 @@
+"""Random changes keep photograph and label together, and can be repeated."""
+import numpy as np
+import pytest
+
+from helper import IGNORED
+from roadseg import augment
+
+SHAPE = (40, 64)
+GREY = (124, 116, 104)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def photograph():
+    return generator(1).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+
+
+def square():
+    """A bright square on black, of class 1."""
+    classes = np.zeros(SHAPE, np.uint8)
+    classes[14:28, 20:44] = 1
+    return np.repeat(255 * classes[..., np.newaxis], 3, axis=2), classes
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_scale_keeps_sizes_and_types(seed):
+    image, classes = augment.random_scale(generator(seed), *square(), strength=0.5)
+    assert image.shape == (*SHAPE, 3) and classes.shape == SHAPE
+    assert image.dtype == classes.dtype == np.uint8
+
+
+def test_scale_moves_photograph_and_label_alike():
+    for seed in range(30):
+        image, classes = augment.random_scale(generator(seed), *square(), strength=0.5)
+        bright, road = (image > 127).all(axis=2), classes == 1
+        assert road.any()
+        assert (bright & road).sum() / (bright | road).sum() > 0.9
+
+
+def test_scale_ignores_just_what_comes_in_from_outside():
+    met = False
+    for seed in range(30):
+        image, classes = np.zeros((*SHAPE, 3), np.uint8), np.ones(SHAPE, np.uint8)
+        image, classes = augment.random_scale(generator(seed), image, classes, strength=0.5)
+        assert set(np.unique(classes)) <= {1, IGNORED}
+        outside = classes == IGNORED
+        assert (image[outside] == GREY).all()
+        assert not image[~outside].any()
+        met |= outside.any()
+    assert met
+
+
+def test_scale_zooms_out_and_in_within_its_bounds():
+    sizes = []
+    for seed in range(200):
+        _, classes = augment.random_scale(generator(seed), *square(), strength=0.5)
+        rows, columns = np.nonzero(classes == 1)
+        if classes[:, [0, -1]].max() != 1:      # the square is not cut off at the sides
+            sizes.append((columns.max() + 1 - columns.min()) / 24)
+    assert 1 / 1.25 - 0.05 <= min(sizes) < 0.9
+    assert 1.3 < max(sizes) <= 1.5 + 0.05
+
+
+def test_scale_takes_flipped_views():
+    image, classes = square()
+    mirrored = augment.random_scale(generator(), image[:, ::-1], classes[:, ::-1], 0.5)
+    copied = augment.random_scale(generator(), image[:, ::-1].copy(), classes[:, ::-1].copy(), 0.5)
+    np.testing.assert_array_equal(mirrored[0], copied[0])
+    np.testing.assert_array_equal(mirrored[1], copied[1])
+
+
+def test_colour_of_strength_0_changes_nothing():
+    np.testing.assert_array_equal(augment.random_colour(generator(), photograph(), 0.0),
+                                  photograph())
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_colour_of_a_vanishing_strength_changes_nothing(seed):
+    """It rounds; cutting off the fraction would darken every photograph."""
+    changed = augment.random_colour(generator(seed), photograph(), 1e-5)
+    np.testing.assert_array_equal(changed, photograph())
+
+
+def test_colour_changes_the_photograph_within_bounds():
+    image, brightness = photograph() // 4 + 90, []
+    for seed in range(50):
+        changed = augment.random_colour(generator(seed), image, 0.3)
+        assert changed.shape == image.shape and changed.dtype == np.uint8
+        brightness.append(changed.mean() / image.mean())
+    assert 0.6 < min(brightness) < 0.85
+    assert 1.15 < max(brightness) < 1.4
+    assert np.mean(brightness) == pytest.approx(1, abs=0.1)
+
+
+def test_colour_leaves_the_original_alone():
+    image = photograph()
+    augment.random_colour(generator(), image, 0.5)
+    np.testing.assert_array_equal(image, photograph())
+
+
+def test_distort_without_flip_scale_and_colour_changes_nothing():
+    image, classes = augment.distort(generator(), photograph(), square()[1], flip=False)
+    np.testing.assert_array_equal(image, photograph())
+    np.testing.assert_array_equal(classes, square()[1])
+
+
+@pytest.mark.parametrize('options', [{'flip': True}, {'flip': False, 'scale': 0.4},
+                                     {'flip': False, 'colour': 0.4},
+                                     {'flip': True, 'scale': 0.4, 'colour': 0.4}])
+def test_distort_depends_on_its_generator_alone(options):
+    def sequence(seed):
+        rng = generator(seed)
+        return [[array.tobytes() for array in augment.distort(rng, photograph(), square()[1],
+                                                              **options)] for _ in range(4)]
+
+    assert sequence(3) == sequence(3)
+    assert sequence(3) != sequence(4)
+    assert len({image for image, _ in sequence(3)}) > 1

@@ -1,0 +1,156 @@
+"""The estimate before a run, against counts by hand."""
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import main
+from helper import InputError
+from roadseg import preflight
+from roadseg.preflight import Cost
+
+GIB = 2 ** 30
+
+
+def tiny_network():
+    """3x3 convolution to 5 channels, pooling, 1x1 to 2, upsampled twice; all with biases."""
+    image = tf.placeholder(tf.float32, [None, None, None, 3])
+
+    def parameters(name, *shape):
+        return tf.get_variable(name, shape, initializer=tf.ones_initializer)
+
+    outputs = tf.nn.conv2d(image, parameters('a', 3, 3, 3, 5), strides=1, padding='SAME')
+    outputs = tf.nn.relu(tf.nn.bias_add(outputs, parameters('a_bias', 5)))
+    outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
+    outputs = tf.nn.conv2d(outputs, parameters('b', 1, 1, 5, 2), strides=1, padding='SAME')
+    shape = tf.concat([tf.shape(image)[:3], [2]], axis=0)
+    outputs = tf.nn.conv2d_transpose(outputs, parameters('c', 4, 4, 2, 2), shape, 2)
+    return image, tf.reshape(outputs, [-1, 2])
+
+
+def count(height, width):
+    """GFLOP of `tiny_network`: a multiplication and an addition for each weight met."""
+    full, half = height * width, height * width / 4
+    return 2 * (full * 3 * 3 * 3 * 5 + half * 5 * 2 + half * 4 * 4 * 2 * 2) / 1e9
+
+
+def estimate(image_shape, batch_size):
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        image, logits = tiny_network()
+        shapes = preflight.shape_fetches(logits)
+        sess.run(tf.global_variables_initializer())
+        graph.finalize()
+        return preflight.cost(sess, shapes, image, image_shape, batch_size,
+                              tf.trainable_variables())
+
+
+@pytest.mark.parametrize('image_shape, tolerance', [((96, 96), 1e-6), ((64, 320), 1e-6),
+                                                    ((75, 101), 0.15)])
+def test_work_and_parameters_agree_with_a_count_by_hand(image_shape, tolerance):
+    cost = estimate(image_shape, 1)
+    assert cost.parameters == 3 * 3 * 3 * 5 + 5 + 5 * 2 + 4 * 4 * 2 * 2
+    assert cost.gflop_per_image == pytest.approx(count(*image_shape), rel=tolerance)
+
+
+def test_memory_grows_with_batch_and_image():
+    one, three, larger = estimate((64, 64), 1), estimate((64, 64), 3), estimate((64, 128), 1)
+    assert three.memory - one.memory == pytest.approx(2 * one.memory_of_image, rel=1e-6)
+    assert larger.memory_of_image == pytest.approx(2 * one.memory_of_image, rel=1e-6)
+    # what the backward pass keeps of an image, and no tenfold of it
+    kept = 4 * 64 * 64 * (5 + 5 + 5 + 5 / 4 + 2 / 4 + 2)
+    assert kept <= one.memory_of_image < 3 * kept
+
+
+def test_cost_of_the_whole_network(tiny_vgg):
+    """Convolutions of VGG16 by hand, at a size that is no multiple of 32."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        image, _, *outputs = main.load_vgg(sess, str(tiny_vgg))
+        last = main.layers(*outputs, 2, output_size=tf.shape(image)[1:3])
+        shapes = preflight.shape_fetches(tf.reshape(last, [-1, 2]))
+        main.initialize_new(sess)
+        cost = preflight.cost(sess, shapes, image, (80, 240), 2, tf.trainable_variables())
+        kernels = {variable.name: int(np.prod(variable.shape.as_list()))
+                   for variable in tf.trainable_variables() if variable.shape.ndims == 4}
+        parameters = sum(value.size for value in sess.run(tf.trainable_variables()))
+    work = 0
+    for name, size in kernels.items():
+        if name.startswith('conv'):
+            work += size / 4 ** (int(name[4]) - 1)
+        elif name.startswith('fc') or 'score7' in name or 'upsample2/' in name:
+            work += size / 4 ** 5
+        elif 'score4' in name or 'upsample4' in name:
+            work += size / 4 ** 4
+        else:
+            work += size / 4 ** 3
+    assert cost.parameters == parameters
+    assert cost.gflop_per_image == pytest.approx(2 * 80 * 240 * work / 1e9, rel=0.15)
+
+
+def test_shapes_are_asked_for_once_and_not_in_the_run():
+    with tf.Graph().as_default() as graph:
+        _, logits = tiny_network()
+        shapes = preflight.shape_fetches(logits)
+        assert [operation.type for operation, _ in shapes] == [
+            'Conv2D', 'BiasAdd', 'Relu', 'MaxPool', 'Conv2D', 'Conv2DBackpropInput']
+        assert all(tensor.graph is graph for _, tensor in shapes)
+
+
+def test_check_lets_pass_what_fits_and_what_is_unknown():
+    cost = Cost(1000, 1.0, 3 * GIB, GIB)
+    preflight.check(cost, 2, 3 * GIB)
+    preflight.check(cost, 2, None)
+
+
+def test_check_raises_with_what_is_needed_and_what_is_free():
+    cost = Cost(1000, 1.0, 9 * GIB, 2 * GIB)
+    with pytest.raises(InputError, match='out of memory: .*9.0 GiB.*batches of 4.*5.5 GiB'):
+        preflight.check(cost, 4, int(5.5 * GIB))
+
+
+@pytest.mark.parametrize('available', [3 * GIB, 5 * GIB + 5, 8 * GIB - 1])
+def test_the_advised_batch_size_fits(available):
+    """1 GiB for the weights and 1 GiB for each of 8 images."""
+    def cost(batch_size):
+        return Cost(1000, 1.0, (1 + batch_size) * GIB, GIB)
+
+    words = preflight.memory_advice(cost(8), 8, available).split()
+    advised = int(words[words.index('--batch-size') + 1])
+    assert advised >= 1
+    preflight.check(cost(advised), advised, available)
+    with pytest.raises(InputError):
+        preflight.check(cost(advised + 1), advised + 1, available)
+
+
+def test_advice_where_not_even_one_image_fits_is_a_smaller_image():
+    advice = preflight.memory_advice(Cost(1000, 1.0, 3 * GIB, GIB), 2, GIB)
+    assert '--image-size' in advice and '--batch-size' not in advice
+
+
+def test_advice_is_never_a_batch_of_none():
+    """The device may run out of memory although the estimate says that one image fits."""
+    advice = preflight.memory_advice(Cost(1000, 1.0, 2 * GIB, GIB), 1, 5 * GIB)
+    assert '--batch-size 0' not in advice
+    assert '--image-size' in advice
+
+
+def test_advice_where_the_free_memory_is_unknown():
+    """The device may run out of memory where `available_memory` can't tell how much it has."""
+    advice = preflight.memory_advice(Cost(1000, 1.0, 5 * GIB, GIB), 4, None)
+    assert '5.0 GiB' in advice
+
+
+def test_available_memory_is_a_plausible_number_of_bytes():
+    available = preflight.available_memory()
+    assert available is None or 2 ** 20 < available < 2 ** 50
+
+
+def test_seconds_are_measured():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        image, logits = tiny_network()
+        sess.run(tf.global_variables_initializer())
+        assert 0 < preflight.seconds_per_image(sess, logits, image, (32, 64)) < 10
+
+
+def test_description_holds_the_numbers():
+    text = preflight.describe(Cost(12_300_000, 45.6, 3 * GIB, GIB), 0.5, 1200, 'bfloat16')
+    for piece in ('12.3 million', '45.6 GFLOP', 'bfloat16', '3.0 GiB', '0.50 s', '10.0 min'):
+        assert piece in text
