@@ -98,7 +98,8 @@ def extract(archive, top):
                                disable=None):
                 members.extract(member, part)
         (part / top).rename(archive.with_name(top))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        # RuntimeError: a password, or a kind of compression that zipfile does not know
         raise InputError(f'{archive} could not be unpacked: {error}; if it is damaged, delete it '
                          'and run again') from error
     finally:
@@ -243,11 +244,15 @@ def split_pairs(pairs, split):
         InputError: another split, or one that leaves nothing to train on or to validate.
     """
     kind, *numbers = split.split(':')
-    if kind == 'none':
+    if split == 'none':
         return list(pairs), []
-    if kind == 'val3':
+    if split == 'val3':
         def held_out(image):
-            return int(image.stem.split('_')[-1]) in VAL3[category(image)]
+            number = image.stem.split('_')[-1]
+            if not number.isdecimal():
+                raise InputError(f"{image} has no number, such as {category(image)}_000012.png, "
+                                 "that would tell whether split 'val3' holds it out")
+            return int(number) in VAL3[category(image)]
     elif (kind == 'kfold' and len(numbers) == 2 and all(n.isdigit() for n in numbers)
           and int(numbers[1]) < int(numbers[0])):
         folds, fold = map(int, numbers)
@@ -279,6 +284,15 @@ def read_image(path):
     try:
         return imageio.imread(path, plugin='pillow', mode='RGB')
     except (OSError, SyntaxError, ValueError) as error:     # Pillow raises all three
+        raise InputError(f'{path} is not a readable image: {error}') from error
+
+
+def check_image(path):
+    """Raises InputError unless a file is an image whose structure is whole; fast."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f'{path} is not a readable image: {error}') from error
 
 
@@ -459,6 +473,8 @@ def new_run_folder(runs_dir):
             return folder
         except FileExistsError:
             continue
+        except OSError as error:
+            raise InputError(f'could not make {folder}: {error.strerror}') from error
     raise InputError(f'{folder} and 98 like it are there already')
 
 

@@ -51,7 +51,7 @@ def load_vgg(sess, vgg_path):
     """
     try:
         tf.saved_model.loader.load(sess, ['vgg16'], vgg_path)
-    except (OSError, RuntimeError, tf.errors.OpError) as error:
+    except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
                          'it away to fetch it anew, or see `python -m roadseg.vgg16`') from error
@@ -132,7 +132,11 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weigh
         score3 = score(1e-4 * vgg_layer3_out, 'score3')
         fused4 = upsample(score7, 2, size4, 'upsample2') + score4
         fused3 = upsample(fused4, 2, size3, 'upsample4') + score3
-        return upsample(fused3, 8, 8 * size3 if output_size is None else output_size, 'upsample32')
+        scores = upsample(fused3, 8, 8 * size3, 'upsample32')
+        if output_size is None:
+            return scores
+        # Cut here: a transposed convolution of odd size would shift the scores by up to 3 pixels.
+        return scores[:, :output_size[0], :output_size[1]]
 
 
 # Training -------------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ def initialize_new(sess):
 
 def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_loss, input_image,
              correct_label, keep_prob, learning_rate, *, keep_probability=0.5,
-             schedule=lambda step: 1e-4, progress=None, steps_per_epoch=None, max_steps=None,
+             schedule=lambda step: 1e-4, progress=None, steps_per_epoch=None, max_steps=math.inf,
              after_epoch=None, stopped=lambda: False):
     """Trains, and prints the loss of each epoch.
 
@@ -267,7 +271,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
     bar = tqdm(total=steps_per_epoch and steps_per_epoch * epochs, initial=progress.step,
                unit='step', desc='training', dynamic_ncols=True, disable=None)
     with bar:
-        while progress.epoch < epochs and not stopped() and progress.step != max_steps:
+        while progress.epoch < epochs and not stopped() and progress.step < max_steps:
             began, images_seen, seconds_before = time.perf_counter(), 0, progress.seconds
             rate, elapsed = schedule(max(progress.step - 1, 0)), 0.0
             batches = itertools.islice(get_batches_fn(batch_size), progress.epoch_steps, None)
@@ -289,7 +293,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                 bar.update()
                 bar.set_postfix_str(f'loss {loss:.4f}, {images_seen / elapsed:.2f} images/s',
                                     refresh=False)
-                if stopped() or progress.step == max_steps:
+                if stopped() or progress.step >= max_steps:
                     break
             if stopped():
                 break
@@ -355,8 +359,10 @@ def prepare_data(options):
     if not 1 <= options.batch_size <= len(training):
         raise InputError(f'--batch-size {options.batch_size} is not between 1 and the '
                          f'{len(training)} photographs to train on')
-    tests = len(list((kitti / 'testing/image_2').glob('*.png')))
-    return training, validation, tests, helper.maybe_download_pretrained_vgg(data_dir)
+    tests = sorted((kitti / 'testing/image_2').glob('*.png'))
+    for path in tests:      # now, not after the training
+        helper.check_image(path)
+    return training, validation, len(tests), helper.maybe_download_pretrained_vgg(data_dir)
 
 
 class Training(NamedTuple):
@@ -419,12 +425,14 @@ def run(options):
         if options.resume:
             path, progress = checkpoints.restore(sess, saver, options.resume)
             print(f'going on from {path}')
+        inference = {net.keep_prob: 1.0}
         cost = preflight.cost(sess, net.logits, shapes, net.input_image, options.image_size,
                               options.batch_size, trained_variables(options.freeze_blocks),
-                              options.precision)
-        preflight.check(cost, options.batch_size)
+                              options.precision, inference)
+        available = preflight.available_memory(sess)
+        preflight.check(cost, options.batch_size, available)
         seconds = preflight.seconds_per_image(sess, net.logits, net.input_image,
-                                              options.image_size)
+                                              options.image_size, inference)
         images = len(training) * (options.epochs - progress.epoch)
         print(preflight.describe(cost, seconds, images, options.precision), flush=True)
 
@@ -445,7 +453,8 @@ def run(options):
         network = scoring.Network(sess, net.logits, net.keep_prob, net.input_image,
                                   options.image_size, options.flip_test)
         watch = Watch(folder, saver, progress, network, samples, options.split)
-        with interruptible() as stopped, preflight.advising(cost, options.batch_size):
+        with interruptible() as stopped, \
+                preflight.advising(cost, options.batch_size, available):
             train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
                      net.cross_entropy_loss, net.input_image, net.correct_label, net.keep_prob,
                      net.learning_rate, keep_probability=options.keep_prob,
@@ -453,7 +462,7 @@ def run(options):
                                       steps=steps_per_epoch * options.epochs,
                                       schedule=options.schedule, warmup=options.warmup),
                      progress=progress, steps_per_epoch=steps_per_epoch,
-                     max_steps=options.max_steps, after_epoch=watch.after_epoch, stopped=stopped)
+                     max_steps=options.max_steps or math.inf, after_epoch=watch.after_epoch, stopped=stopped)
             if stopped():
                 raise KeyboardInterrupt(f'stopped; saved {watch.save()}; go on with '
                                         f'python main.py --resume {folder}')

@@ -44,7 +44,7 @@ def measure(data_dir, image_size, batch_size, freeze_blocks, precision):
         shapes = preflight.layer_shapes(logits)
         main.initialize_new(sess)
         cost = preflight.cost(sess, logits, shapes, image, image_size, batch_size,
-                              main.trained_variables(freeze_blocks), precision)
+                              main.trained_variables(freeze_blocks), precision, {keep_prob: 1.0})
         feed = {image: np.zeros((batch_size, *image_size, 3), np.uint8), keep_prob: 0.5,
                 label: np.ones((batch_size, *image_size, 2), bool)}
         for _ in range(3):

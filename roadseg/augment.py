@@ -52,7 +52,8 @@ def random_colour(rng, image, strength):
     grey = changed.mean(axis=2, keepdims=True)
     changed = grey + (changed - grey) * np.float32(saturation)
     mean = changed.mean()
-    return np.clip(mean + (changed - mean) * np.float32(contrast), 0, 255).astype(np.uint8)
+    changed = np.rint(mean + (changed - mean) * np.float32(contrast))
+    return np.clip(changed, 0, 255).astype(np.uint8)
 
 
 def distort(rng, image, classes, flip=True, scale=0.0, colour=0.0):

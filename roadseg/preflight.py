@@ -47,7 +47,8 @@ def layer_shapes(fetch):
             if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
 
 
-def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, precision):
+def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, precision,
+         feed_dict):
     """Work and memory of a training step, from the layers' shapes at a small size.
 
     The backward pass needs the outputs of the layers from the first trained one on; before it,
@@ -62,6 +63,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
         batch_size: N.
         variables: those that are trained.
         precision: of the activations, 'float32' or 'bfloat16'.
+        feed_dict: what else to feed, the keep probability.
 
     Returns:
         `Cost`.
@@ -71,7 +73,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
         if any(tensor.op in trained for tensor in operation.inputs):
             trained.add(operation)
     sizes = sess.run([size for _, size in shapes],
-                     {input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
+                     {**feed_dict, input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
     work, kept, largest = 0, 0, 0
     for (operation, _), size in zip(shapes, sizes):
         if operation.type in CONVOLUTIONS:
@@ -92,24 +94,27 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     return Cost(parameters, work * scale / 1e9, memory, of_image)
 
 
-def seconds_per_image(sess, logits, input_image, image_shape):
+def seconds_per_image(sess, logits, input_image, image_shape, feed_dict):
     """Estimates the time of a training step from a forward pass of one image.
 
     The backward pass is taken as twice the forward pass.
     """
-    feed_dict = {input_image: np.zeros((1, *image_shape, 3), np.float32)}
+    feed_dict = {**feed_dict, input_image: np.zeros((1, *image_shape, 3), np.float32)}
     sess.run(logits, feed_dict)         # the first one also plans
     began = time.perf_counter()
     sess.run(logits, feed_dict)
     return 3 * (time.perf_counter() - began)
 
 
-def available_memory():
-    """Bytes that the training device can still give, None where that is not known."""
-    if tf.config.list_physical_devices('GPU'):
-        from tensorflow.python.client import device_lib     # public API tells no total
-        return max(device.memory_limit for device in device_lib.list_local_devices()
-                   if device.device_type == 'GPU')
+def available_memory(sess):
+    """Bytes that the session's device can give, None where that is not known.
+
+    Of a GPU, that is TensorFlow's limit; of a CPU, what the system has left.
+    """
+    limits = [device.memory_limit_bytes for device in sess.list_devices()
+              if device.device_type == 'GPU']
+    if limits:
+        return limits[0]
     try:
         with open('/proc/meminfo', encoding='ascii') as lines:
             for line in lines:
@@ -126,42 +131,42 @@ def memory_advice(cost, batch_size, available):
     Args:
         cost: `Cost` of a step with `batch_size` images.
         batch_size: N.
-        available: bytes.
+        available: bytes, None for unknown.
     """
+    what = f'about {cost.memory / 2**30:.1f} GiB are needed for batches of {batch_size}'
+    if available is None:
+        return f'{what}; choose a smaller --batch-size or --image-size'
     fixed = cost.memory - batch_size * cost.memory_of_image
     fits = min((available - fixed) // cost.memory_of_image, batch_size - 1)
-    what = (f'about {cost.memory / 2**30:.1f} GiB are needed for batches of {batch_size} and '
-            f'{available / 2**30:.1f} GiB are free')
+    what += f' and {available / 2**30:.1f} GiB are free'
     if fits >= 1:
         return f'{what}; --batch-size {fits} will do'
     return f'{what}; not even one image will fit: choose a smaller --image-size'
 
 
-def check(cost, batch_size, available=None):
+def check(cost, batch_size, available):
     """Refuses a training that won't fit.
 
     Args:
         cost: `Cost` of a step with `batch_size` images.
         batch_size: N.
-        available: bytes; by default `available_memory()`.
+        available: bytes, None for unknown.
 
     Raises:
         InputError: the memory will not do; says what batch size will.
     """
-    available = available_memory() if available is None else available
     if available is not None and cost.memory > available:
         raise InputError(f'out of memory: {memory_advice(cost, batch_size, available)}')
 
 
 @contextmanager
-def advising(cost, batch_size):
+def advising(cost, batch_size, available):
     """Turns TensorFlow's out-of-memory error into an InputError that says what will fit."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        available = available_memory() or cost.memory
-        raise InputError('out of memory: '
-                         + memory_advice(cost, batch_size, available)) from error
+        raise InputError('out of memory: ' + memory_advice(
+            cost, batch_size, available)) from error
 
 
 def describe(cost, seconds, images, precision):

@@ -1,19 +1,22 @@
 """VGG16 as a fully convolutional graph, saved the way `main.load_vgg` expects it.
 
-    python -m roadseg.vgg16 --weights FILE --out data/vgg [--fc-width N --fc-kernel K]
+    python -m roadseg.vgg16 --weights FILE --out data/vgg [--fc-width N --fc-kernel K | --context]
 
 FILE is Keras' `.h5` of VGG16 with its top (fc1 and fc2 become the 7x7 and 1x1 convolutions
 fc6 and fc7), or an `.npz` of the 13 convolutions (`conv1_1_W`, `conv1_1_b`, ... `conv5_3_b`,
-kernels HWIO, torchvision's scaling of the input) to which new layers fc6 and fc7 are added.
+kernels HWIO, torchvision's scaling of the input) to which new layers fc6 and fc7 are added. With
+--context, the new fc6 looks near, far and at the whole image.
 
 Networks: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
-Segmentation", 2015.
+Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
+Image Segmentation", 2017.
 """
 import argparse
 import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from helper import InputError
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))   # channels, convolutions
 CONVOLUTIONS = [f'conv{block}_{number}' for block, (_, depth) in enumerate(BLOCKS, 1)
                 for number in range(1, depth + 1)]
+DILATIONS = (1, 2, 4)           # of the branches of fc6 with --context
 TAG = 'vgg16'
 
 
@@ -62,43 +66,52 @@ def he_kernel(rng, size, inputs, outputs):
     return rng.normal(0, deviation, (size, size, inputs, outputs)).astype(np.float32)
 
 
-def with_new_top(weights, fc_width, fc_kernel, seed=0):
-    """Adds He-initialised fc6 [K, K, D, N] and fc7 [1, 1, N, N] to 13 convolutions.
+def with_new_top(weights, fc_width, fc_kernel, context=False, seed=0):
+    """Adds He-initialised fc6 and fc7 to 13 convolutions.
 
     Args:
         weights: dict from layer name to (kernel HWIO, bias [O]), float32.
         fc_width: N, channels of both layers.
-        fc_kernel: K, odd spatial size of fc6.
+        fc_kernel: K, spatial size of fc6.
+        context: whether fc6 consists of four branches of N / 2 channels: `DILATIONS` of a 3x3
+            kernel, and one that sees the mean over the image. K is not used then.
         seed: of the new kernels.
 
     Returns:
-        A new dict of the 15 layers.
+        A new dict with the layers 'fc6', or 'fc6_1' to 'fc6_image', and 'fc7'.
     """
-    rng, bias = np.random.default_rng(seed), np.zeros(fc_width, np.float32)
-    depth = weights['conv5_3'][1].size
-    return {**weights, 'fc6': (he_kernel(rng, fc_kernel, depth, fc_width), bias),
-            'fc7': (he_kernel(rng, 1, fc_width, fc_width), bias)}
+    rng, depth = np.random.default_rng(seed), weights['conv5_3'][1].size
+    if context:
+        half = fc_width // 2
+        kernels = {f'fc6_{dilation}': he_kernel(rng, 3, depth, half) for dilation in DILATIONS}
+        kernels['fc6_image'] = he_kernel(rng, 1, depth, half)
+    else:
+        kernels = {'fc6': he_kernel(rng, fc_kernel, depth, fc_width)}
+    inputs = sum(kernel.shape[-1] for kernel in kernels.values())
+    kernels['fc7'] = he_kernel(rng, 1, inputs, fc_width)
+    return {**weights, **{name: (kernel, np.zeros(kernel.shape[-1], np.float32))
+                          for name, kernel in kernels.items()}}
 
 
-def random_weights(width_divisor, fc_width, fc_kernel, seed=0):
+def random_weights(width_divisor, fc_width, fc_kernel, context=False, seed=0):
     """He-initialised weights of a VGG16 whose layers are narrower by `width_divisor`.
 
     Returns:
-        dict from layer name to (kernel HWIO, bias [O]), float32, of all 15 layers.
+        dict from layer name to (kernel HWIO, bias [O]), float32, of all layers.
     """
     rng, weights, inputs = np.random.default_rng(seed), {}, 3
     for name in CONVOLUTIONS:
         outputs = BLOCKS[int(name[4]) - 1][0] // width_divisor
         weights[name] = he_kernel(rng, 3, inputs, outputs), np.zeros(outputs, np.float32)
         inputs = outputs
-    return with_new_top(weights, fc_width, fc_kernel, seed + 1)
+    return with_new_top(weights, fc_width, fc_kernel, context, seed + 1)
 
 
-def read_npz(path, fc_width=512, fc_kernel=3):
+def read_npz(path, fc_width=512, fc_kernel=3, context=False):
     """Reads the 13 convolutions from an `.npz` and adds new layers fc6 and fc7.
 
     Returns:
-        dict from layer name to (kernel HWIO, bias [O]), float32, of all 15 layers.
+        dict from layer name to (kernel HWIO, bias [O]), float32, of all layers.
 
     Raises:
         InputError: the file is unreadable, or an array is missing or of another shape.
@@ -117,9 +130,9 @@ def read_npz(path, fc_width=512, fc_kernel=3):
                 inputs = outputs
     except KeyError as error:
         raise InputError(f'{path} lacks an array of VGG16: {error.args[0]}') from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f'{path} is not a readable .npz file: {error}') from error
-    return with_new_top(weights, fc_width, fc_kernel)
+    return with_new_top(weights, fc_width, fc_kernel, context)
 
 
 def read_keras(weights):
@@ -130,7 +143,7 @@ def read_keras(weights):
             Keras downloads.
 
     Returns:
-        dict from layer name to (kernel HWIO, bias [O]), float32, of all 15 layers.
+        dict from layer name to (kernel HWIO, bias [O]), float32, of all layers.
 
     Raises:
         InputError: Keras can't read or fetch the weights.
@@ -185,13 +198,19 @@ def build(shapes, preprocess):
     """
     variables = {}
 
-    def convolution(inputs, name):
+    def convolution(inputs, name, dilation=1):
         with tf.variable_scope(name):
             kernel = tf.get_variable('kernel', shapes[name], initializer=tf.zeros_initializer)
             bias = tf.get_variable('bias', shapes[name][-1:], initializer=tf.zeros_initializer)
             variables[name] = kernel, bias
             return tf.nn.relu(tf.nn.bias_add(
-                tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME'), bias))
+                tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME', dilations=dilation), bias))
+
+    def context(inputs):
+        branches = [convolution(inputs, f'fc6_{dilation}', dilation) for dilation in DILATIONS]
+        image_mean = convolution(tf.reduce_mean(inputs, axis=[1, 2], keepdims=True), 'fc6_image')
+        branches.append(tf.broadcast_to(image_mean, tf.shape(branches[0])))
+        return tf.concat(branches, axis=3)
 
     image = tf.placeholder(tf.float32, [None, None, None, 3], name='image_input')
     keep_prob = tf.placeholder_with_default(1.0, [], name='keep_prob')
@@ -202,7 +221,8 @@ def build(shapes, preprocess):
         outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
         if block in (3, 4):
             outputs = tf.identity(outputs, name=f'layer{block}_out')
-    outputs = dropout(convolution(outputs, 'fc6'), keep_prob, layer=6)
+    outputs = convolution(outputs, 'fc6') if 'fc6' in shapes else context(outputs)
+    outputs = dropout(outputs, keep_prob, layer=6)
     outputs = dropout(convolution(outputs, 'fc7'), keep_prob, layer=7)
     tf.identity(outputs, name='layer7_out')
     return variables
@@ -212,7 +232,7 @@ def save(weights, preprocess, out):
     """Writes the graph and its weights as a SavedModel with the tag `vgg16`.
 
     Args:
-        weights: dict from layer name to (kernel HWIO, bias [O]), float32, of all 15 layers.
+        weights: dict from layer name to (kernel HWIO, bias [O]), float32, of all layers.
         preprocess: `caffe_input` or `torch_input`.
         out: folder to be made; it appears when it is whole.
 
@@ -238,7 +258,7 @@ def save(weights, preprocess, out):
     part.rename(out)
 
 
-def convert(path, out, fc_width=512, fc_kernel=3):
+def convert(path, out, fc_width=512, fc_kernel=3, context=False):
     """Turns a weight file, `.h5` or `.npz`, into the graph of this module.
 
     Raises:
@@ -248,7 +268,7 @@ def convert(path, out, fc_width=512, fc_kernel=3):
     if not path.is_file():
         raise InputError(f'no weight file {path}')
     if path.suffix == '.npz':
-        save(read_npz(path, fc_width, fc_kernel), torch_input, out)
+        save(read_npz(path, fc_width, fc_kernel, context), torch_input, out)
     elif path.suffix in ('.h5', '.hdf5'):
         save(read_keras(path), caffe_input, out)
     else:
@@ -265,9 +285,15 @@ def main(argv=None):
                         help='.npz only: channels of the new fc6 and fc7 (%(default)s)')
     parser.add_argument('--fc-kernel', type=int, default=3, metavar='K',
                         help='.npz only: spatial size of the new fc6 (%(default)s)')
+    parser.add_argument('--context', action='store_true',
+                        help='.npz only: a fc6 that looks near, far and at the whole image, '
+                             'which scores better: see README.md')
     args = parser.parse_args(argv)
     try:
-        convert(args.weights, args.out, args.fc_width, args.fc_kernel)
+        if args.fc_width < 2 or args.fc_kernel < 1:
+            raise InputError(f'--fc-width {args.fc_width} and --fc-kernel {args.fc_kernel} should '
+                             'be at least 2 and 1')
+        convert(args.weights, args.out, args.fc_width, args.fc_kernel, args.context)
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

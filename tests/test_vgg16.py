@@ -415,3 +415,22 @@ def test_saved_graph_drops_by_the_step_that_training_counts(tiny_vgg):
         whole = sess.run('layer7_out:0', {'image_input:0': image})
         np.testing.assert_array_equal(
             whole, sess.run('layer7_out:0', {'image_input:0': image, 'keep_prob:0': 1.0}))
+
+
+def test_context_looks_near_far_and_at_the_whole_image(tmp_path):
+    weights = vgg16.random_weights(width_divisor=64, fc_width=8, fc_kernel=3, context=True)
+    assert [name for name in weights if name.startswith('fc')] == [
+        'fc6_1', 'fc6_2', 'fc6_4', 'fc6_image', 'fc7']
+    vgg16.save(weights, vgg16.torch_input, tmp_path / 'vgg')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.saved_model.loader.load(sess, ['vgg16'], str(tmp_path / 'vgg'))
+        image = sess.graph.get_tensor_by_name('image_input:0')
+        layer7 = sess.graph.get_tensor_by_name('layer7_out:0')
+        assert layer7.shape[-1] == 8
+        photograph = np.random.default_rng(0).uniform(0, 255, (1, 64, 1600, 3))
+        changed = photograph.copy()
+        changed[:, :, -32:] = 0
+        seen, seen_changed = (sess.run(layer7, {image: value})[0] for value in
+                              (photograph, changed))
+    assert seen.shape == (2, 50, 8)
+    assert (seen[:, 0] != seen_changed[:, 0]).any()     # though 49 cells away
