@@ -424,7 +424,8 @@ def prepared_ahead(make, arguments, ahead=4):
 
 # Prediction and overlays ----------------------------------------------------------------------
 
-def road_probability(sess, logits, keep_prob, input_image, photograph, image_shape, flip=False):
+def road_probability(sess, logits, keep_prob, input_image, photograph, image_shape, *,
+                     flip=False):
     """Probability of road in a photograph, at the photograph's own size.
 
     Args:
@@ -502,7 +503,7 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
     for path in tqdm(photographs, desc='overlays', unit='image', disable=None):
         photograph = read_image(path)
         road = road_probability(sess, logits, keep_prob, input_image, photograph, image_shape,
-                                flip) >= 0.5
+                                flip=flip) >= 0.5
         write_image(folder / path.name, overlay(photograph, road))
     return folder
 

@@ -553,7 +553,7 @@ def build_parser():
         help="photographs to hold out: val3 (KittiSeg's), kfold:K:I, none")
 
     add = parser.add_argument_group('network and training').add_argument
-    add('--image-size', type=image_size, metavar='HxW', default=(160, 576),
+    add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size that photographs are resized to')
     add('--epochs', type=number(int, 1), default=12, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')

@@ -1,7 +1,7 @@
 """Scores a trained run with KITTI's own measures.
 
     python -m roadseg.evaluate RUN [RUN ...] [--split val3|all|kfold:K] [--bev]
-                               [--checkpoint last|best] [--submission FILE.zip]
+                               [--checkpoint last|best] [--flip-test] [--submission FILE.zip]
 
 Prints the table, and writes `evaluation.json`, the pictures and the page of the run anew. Several
 runs, trained with `--split kfold:K:0`, `kfold:K:1` and so on, are pooled with `--split kfold:K`:
@@ -99,7 +99,7 @@ def read_calibrations(images):
     return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
 
 
-def evaluate(run, split, data_dir, which='last', with_bev=False):
+def evaluate(run, split, data_dir, which='last', with_bev=False, flip=None):
     """Scores a run, and writes `evaluation.json`, pictures and page.
 
     Args:
@@ -108,6 +108,7 @@ def evaluate(run, split, data_dir, which='last', with_bev=False):
         data_dir: holds `data_road/`; None for that of the training.
         which: 'last' or 'best' checkpoint.
         with_bev: whether to score the bird's-eye view too.
+        flip: whether to average with the mirrored photographs; None for as in the training.
 
     Returns:
         What `scoring.score` returns.
@@ -125,6 +126,8 @@ def evaluate(run, split, data_dir, which='last', with_bev=False):
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess:
         path, network = open_network(sess, run, options, which)
+        if flip is not None:
+            network = network._replace(flip=flip)
         with scoring.averaged_weights(sess):
             samples = ((image.stem, *helper.read_pair((image, label))) for image, label in pairs)
             result = scoring.score(network, tqdm(samples, 'scoring', len(pairs), leave=False,
@@ -192,6 +195,8 @@ def main(argv=None):
     parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
                         help='best: of the epoch with the highest validation MaxF, which flatters '
                              'the score on the split it was chosen by (%(default)s)')
+    parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
+                        help='average with the mirrored photographs (default: as in the training)')
     parser.add_argument('--data-dir', help='holds data_road/ (default: as in the training)')
     parser.add_argument('--submission', metavar='FILE.zip',
                         help="write the test set's confidence maps for the KITTI server instead")
@@ -204,7 +209,8 @@ def main(argv=None):
                                       args.submission)
             print(f'wrote {number} confidence maps to {args.submission}')
             return 0
-        results = [evaluate(run, args.split, args.data_dir, args.checkpoint, args.bev)
+        results = [evaluate(run, args.split, args.data_dir, args.checkpoint, args.bev,
+                            args.flip_test)
                    for run in args.runs]
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)

@@ -27,7 +27,7 @@ class Network(NamedTuple):
     def look(self, photograph):
         """Probability of road: uint8 (h, w, 3) -> float32 (h, w), 0-1."""
         return road_probability(self.sess, self.logits, self.keep_prob, self.input_image,
-                                photograph, self.image_shape, self.flip)
+                                photograph, self.image_shape, flip=self.flip)
 
 
 @contextmanager

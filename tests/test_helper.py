@@ -645,10 +645,10 @@ class FakeSession:
         return np.stack([np.zeros_like(road), road], axis=-1).reshape(-1, 2)
 
 
-def probability(network, photograph, image_shape, flip=False):
+def probability(network, photograph, image_shape, **options):
     sess = FakeSession(network)
     return helper.road_probability(sess, 'logits', 'keep_prob', 'image', photograph, image_shape,
-                                   flip), sess
+                                   **options), sess
 
 
 def test_probability_of_constant_logits_is_that_everywhere():
