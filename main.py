@@ -330,7 +330,7 @@ def describe_device():
         device = ', '.join(names)
         print(f'device: {device}' + ('; one of them is used' if len(gpus) > 1 else ''))
         return device
-    device = f'CPU, {len(os.sched_getaffinity(0))} cores'
+    device = f'CPU, {os.cpu_count()} cores'
     print(f'device: {device}\nwarning: no GPU was found; the expected time follows below',
           flush=True)
     if 'hugetlb' not in os.environ.get('GLIBC_TUNABLES', ''):

@@ -7,10 +7,12 @@ import zipfile
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 import helper
 import main
 from roadseg import evaluate, metrics, scoring, synthetic, vgg16
+from roadseg.run_folder import read_log
 
 OPTIONS = ('--image-size', '32x96', '--epochs', '2', '--batch-size', '2', '--warmup', '5',
            '--learning-rate', '1e-2')
@@ -51,6 +53,24 @@ def test_evaluation_repeats_what_the_training_said(run, capsys):
         assert after['scores'][category]['MaxF'] == pytest.approx(
             before['scores'][category]['MaxF'], abs=0.2)
     assert 'URBAN' in capsys.readouterr().out
+
+
+def test_training_leaves_scalars_pictures_and_the_graph_for_tensorboard(run):
+    tags, graph = {}, False
+    for path in (run / 'tensorboard').iterdir():
+        for event in tf.train.summary_iterator(str(path)):
+            graph = graph or event.HasField('graph_def')
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append((event.step, value))
+    assert graph
+    log = read_log(run)
+    for column in ('loss', 'learning_rate', 'val_maxf'):
+        assert [step for step, _ in tags[column]] == [int(row['step']) for row in log]
+        assert [value.simple_value for _, value in tags[column]] == pytest.approx(
+            [float(row[column]) for row in log], rel=1e-5)
+    panel = tags['input, truth, probability/um_000079'][-1][1].image
+    picture = imageio.imread(panel.encoded_image_string)
+    assert picture.shape == (3 * 194, 640, 3)       # 94 x 310, widened to 640, one above the other
 
 
 def test_all_photographs_are_scored_with_a_warning(run, capsys):

@@ -54,7 +54,6 @@ def photograph(height, width):
     return (np.stack(channels, axis=-1) + noise).astype(np.uint8)
 
 
-@pytest.mark.slow
 def test_the_converted_graph_agrees_with_keras_up_to_fc7(tmp_path):
     """On 7x7 cells the centre of fc6 sees just what Keras' fc1 sees: the whole of pool 5."""
     model = tf.keras.applications.VGG16(weights=None)
