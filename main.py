@@ -29,7 +29,7 @@ from roadseg.watch import Watch
 
 NUM_CLASSES = 2
 DEMO = {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
-        'freeze_blocks': 0, 'data_dir': 'data/demo'}
+        'decoder_rate': 1.0, 'scale': 0.3, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
 
 
 # The network ----------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def trained_variables(freeze_blocks):
 
 
 def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_norm=None,
-             freeze_blocks=0, average_decay=0.0):
+             freeze_blocks=0, decoder_rate=1.0, average_decay=0.0):
     """The loss and one step of Adam that lowers it and the regularization losses.
 
     Args:
@@ -160,6 +160,9 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
         num_classes: C.
         clip_norm: upper bound of the gradient's global norm; None leaves it as it is.
         freeze_blocks: the first blocks of VGG16, 0-5, whose weights are left as they are.
+        decoder_rate: factor of the learning rate of what `layers` creates. Adam's steps are as
+            small as the learning rate whatever the gradient's size, so that weights which see
+            the scaled pools 3 and 4 would take an age to matter.
         average_decay: decay of the moving averages of the weights, 0 for none. The operation
             'swap_averages' exchanges weights and averages.
 
@@ -182,8 +185,14 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     step = tf.train.get_or_create_global_step()
-    train_op = tf.train.AdamOptimizer(learning_rate).apply_gradients(
-        zip(gradients, variables), global_step=step, name='train')
+    updates = []
+    for of_decoder, rate in ((False, learning_rate), (True, decoder_rate * learning_rate)):
+        group = [(gradient, variable) for gradient, variable in zip(gradients, variables)
+                 if variable.name.startswith('decoder/') == of_decoder]
+        if group:
+            updates.append(tf.train.AdamOptimizer(rate).apply_gradients(group))
+    with tf.control_dependencies(updates):
+        train_op = tf.assign_add(step, 1, name='train')
     if average_decay:
         train_op = averaged(train_op, variables, average_decay, step)
     return logits, train_op, cross_entropy_loss
@@ -392,7 +401,8 @@ def build(sess, vgg_path, options):
     learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
     logits, train_op, cross_entropy_loss = optimize(
         nn_last_layer, correct_label, learning_rate, NUM_CLASSES, clip_norm=options.clip_norm,
-        freeze_blocks=options.freeze_blocks, average_decay=options.average_decay)
+        freeze_blocks=options.freeze_blocks, decoder_rate=options.decoder_rate,
+        average_decay=options.average_decay)
     return Training(input_image, correct_label, keep_prob, learning_rate, logits, train_op,
                     cross_entropy_loss)
 
@@ -555,9 +565,11 @@ def build_parser():
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size that photographs are resized to')
-    add('--epochs', type=number(int, 1), default=12, help='passes over the photographs')
+    add('--epochs', type=number(int, 1), default=7, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
+    add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
+        help="of the decoder's learning rate")
     add('--schedule', choices=('cosine', 'constant'), default='cosine',
         help='of the learning rate, after the warm-up')
     add('--warmup', type=number(int, 0), default=100, metavar='STEPS',
@@ -573,7 +585,7 @@ def build_parser():
         help='validate and save moving averages of the weights; 0 for none')
     add('--flip', action=argparse.BooleanOptionalAction, default=True,
         help='mirror every second photograph')
-    add('--scale', type=number(float, 0), default=0.3, metavar='S',
+    add('--scale', type=number(float, 0), default=0.0, metavar='S',
         help='zoom photographs by 1/(1+S/2) to 1+S')
     add('--colour', type=number(float, 0, 1), default=0.3, metavar='S',
         help='change brightness, saturation and contrast by up to this share')

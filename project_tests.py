@@ -363,6 +363,24 @@ def test_optimize_clips_the_gradients_norm(rng, classes, clip_norm):
     assert found == pytest.approx(min(norm, clip_norm or norm), rel=1e-4)
 
 
+def test_optimize_moves_the_decoder_faster(vgg_path):
+    """Adam's first step is as long as the learning rate, so the factor shows."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        image, keep_prob, *outputs = main.load_vgg(sess, vgg_path)
+        labels = np.zeros((1, 32, 64, C), bool)
+        labels[..., 1] = True
+        _, train_op, _ = main.optimize(main.layers(*outputs, C), tf.constant(labels),
+                                       tf.constant(1e-5), C, decoder_rate=100.0)
+        main.initialize_new(sess)
+        before = values(sess, tf.trainable_variables())
+        sess.run(train_op, {image: np.full((1, 32, 64, 3), 99.0)})
+        after = values(sess, tf.trainable_variables())
+        assert sess.run(tf.train.get_global_step()) == 1
+    step = {name: np.abs(after[name] - before[name]).max() for name in before}
+    assert step['decoder/score7/bias:0'] == pytest.approx(1e-3, rel=0.02)
+    assert step['fc7/bias:0'] == pytest.approx(1e-5, rel=0.02)
+
+
 def test_optimize_leaves_frozen_blocks_bit_identical(vgg_path, rng):
     with tf.Graph().as_default(), tf.Session() as sess:
         image_input, _, *outputs = main.load_vgg(sess, vgg_path)

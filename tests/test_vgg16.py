@@ -433,3 +433,15 @@ def test_context_looks_near_far_and_at_the_whole_image(tmp_path):
                               (photograph, changed))
     assert seen.shape == (2, 50, 8)
     assert (seen[:, 0] != seen_changed[:, 0]).any()     # though 49 cells away
+
+
+def test_skips_of_torchvision_weights_are_in_caffes_units(tmp_path):
+    """The same network, without biases and fed with inputs that are 58 times smaller."""
+    weights = vgg16.random_weights(width_divisor=64, fc_width=8, fc_kernel=3)
+    image = photograph(64, 96)
+    for source in (vgg16.caffe_input, vgg16.torch_input):
+        vgg16.save(weights, source, tmp_path / source.__name__)
+    caffe, torch = (run_graph(tmp_path / source.__name__, image)
+                    for source in (vgg16.caffe_input, vgg16.torch_input))
+    for skip in (0, 1):
+        assert 0.2 < np.abs(torch[skip]).mean() / np.abs(caffe[skip]).mean() < 5
