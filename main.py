@@ -29,7 +29,7 @@ from roadseg.watch import Watch
 
 NUM_CLASSES = 2
 DEMO = {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
-        'decoder_rate': 1.0, 'scale': 0.3, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
+        'decoder_rate': 1.0, 'test_scale': 1.0, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
 
 
 # The network ----------------------------------------------------------------------------------
@@ -461,7 +461,8 @@ def run(options):
                 'model': {'parameters': cost.parameters,
                           'gflop_per_image': round(cost.gflop_per_image, 2)}})
         network = scoring.Network(sess, net.logits, net.keep_prob, net.input_image,
-                                  options.image_size, options.flip_test)
+                                  scoring.scaled_size(options.image_size, options.test_scale),
+                                  options.flip_test)
         watch = Watch(folder, saver, progress, network, samples, options.split)
         with interruptible() as stopped, \
                 preflight.advising(cost, options.batch_size, available):
@@ -564,8 +565,11 @@ def build_parser():
 
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
-        help='size that photographs are resized to')
-    add('--epochs', type=number(int, 1), default=7, help='passes over the photographs')
+        help='size of the photographs in training')
+    add('--test-scale', type=number(float, 0.1), default=1.3, metavar='FACTOR',
+        help='after training, the network sees photographs larger by this: it finds the '
+             "road's border better, and --scale has prepared it")
+    add('--epochs', type=number(int, 1), default=6, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
     add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
@@ -585,7 +589,7 @@ def build_parser():
         help='validate and save moving averages of the weights; 0 for none')
     add('--flip', action=argparse.BooleanOptionalAction, default=True,
         help='mirror every second photograph')
-    add('--scale', type=number(float, 0), default=0.0, metavar='S',
+    add('--scale', type=number(float, 0), default=0.3, metavar='S',
         help='zoom photographs by 1/(1+S/2) to 1+S')
     add('--colour', type=number(float, 0, 1), default=0.3, metavar='S',
         help='change brightness, saturation and contrast by up to this share')

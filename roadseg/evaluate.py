@@ -40,8 +40,9 @@ def open_network(sess, run, options, which):
         raise InputError(f'{path} is of another model: {error.args[0]}') from error
     if logits.shape[-1] != 2:
         raise InputError(f'{path} tells {logits.shape[-1]} classes apart; KITTI Road has 2')
-    return path, scoring.Network(sess, logits, keep_prob, input_image,
-                                 tuple(options['image_size']), options['flip_test'])
+    size = scoring.scaled_size(options['image_size'], options['test_scale'])
+    return path, scoring.Network(sess, logits, keep_prob, input_image, size,
+                                 options['flip_test'])
 
 
 def frames_of(split, options, pairs, run):

@@ -30,6 +30,13 @@ class Network(NamedTuple):
                                 photograph, self.image_shape, flip=self.flip)
 
 
+def scaled_size(image_shape, scale):
+    """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
+    if scale == 1:
+        return tuple(image_shape)
+    return tuple(max(8, round(side * scale / 8) * 8) for side in image_shape)
+
+
 @contextmanager
 def averaged_weights(sess):
     """Within it, the weights are their moving averages, where `main.optimize` keeps some."""

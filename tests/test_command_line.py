@@ -95,7 +95,7 @@ def test_help_explains_every_option(capsys):
 def test_defaults():
     options = main.parse_args([])
     assert options.keep_prob == 0.5
-    assert options.image_size == (160, 576)
+    assert options.image_size == (192, 640)
     assert (options.data_dir, options.runs_dir, options.split) == ('data', 'runs', 'val3')
     assert options.flip is True and options.demo is False and options.own_data is False
     assert options.max_steps is None and options.resume is None
