@@ -569,7 +569,7 @@ def build_parser():
     add('--test-scale', type=number(float, 0.1), default=1.3, metavar='FACTOR',
         help='after training, the network sees photographs larger by this: it finds the '
              "road's border better, and --scale has prepared it")
-    add('--epochs', type=number(int, 1), default=6, help='passes over the photographs')
+    add('--epochs', type=number(int, 1), default=12, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
     add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
