@@ -191,3 +191,9 @@ def test_confidence_of_a_half_is_128():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(helper.InputError, match='no labelled photograph'):
         scoring.score(None, [])
+
+
+@pytest.mark.parametrize('size, scale, expected', [
+    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (248, 832)), ((10, 20), 0.1, (8, 8))])
+def test_size_after_training(size, scale, expected):
+    assert scoring.scaled_size(size, scale) == expected
