@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import helper
 from helper import InputError
-from roadseg import bev, checkpoints, metrics, report, scoring
+from roadseg import bev, checkpoints, report, scoring
 from roadseg.run_folder import read_options, write_json, write_whole
 
 
