@@ -316,13 +316,11 @@ def read_road_label(path):
     return np.where(red > 0, (blue > 0).astype(np.uint8), np.uint8(IGNORED))
 
 
-def read_pair(pair, image_shape=None, read_label=read_road_label):
-    """Reads a photograph and its label, and resizes both.
+def read_pair(pair, read_label=read_road_label):
+    """Reads a photograph and its label.
 
     Args:
         pair: (image, label) paths.
-        image_shape: (H, W) to resize to, or None to leave the size as it is. Photographs
-            are resized bilinearly, labels to the nearest neighbour: a mixed colour is no class.
         read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
 
     Returns:
@@ -335,15 +333,28 @@ def read_pair(pair, image_shape=None, read_label=read_road_label):
     if image.shape[:2] != classes.shape:
         raise InputError('photograph {} has {}x{} pixels and its label {} has {}x{}'.format(
             pair[0], *image.shape[:2], pair[1], *classes.shape))
-    if image_shape is None:
-        return image, classes
-    return resize(image, image_shape), resize(classes, image_shape, Image.Resampling.NEAREST)
+    return image, classes
 
 
 def resize(array, image_shape, resample=Image.Resampling.BILINEAR):
     """Resizes a uint8 (H, W[, 3]) or float32 (H, W) array to `image_shape` (H, W)."""
     height, width = image_shape
     return np.asarray(Image.fromarray(array).resize((width, height), resample))
+
+
+def resize_pair(image, classes, image_shape):
+    """Resizes a photograph bilinearly, its label to the nearest: a mixed colour is no class.
+
+    Args:
+        image: uint8 ndarray (h, w, 3).
+        classes: uint8 ndarray (h, w).
+        image_shape: (H, W).
+
+    Returns:
+        Such a pair of the size (H, W).
+    """
+    return (resize(np.ascontiguousarray(image), image_shape),
+            resize(np.ascontiguousarray(classes), image_shape, Image.Resampling.NEAREST))
 
 
 # Batches --------------------------------------------------------------------------------------
@@ -359,8 +370,9 @@ def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
                        read_label=read_road_label, augment=random_flip, seed=0, first_epoch=0):
     """Makes a function that yields the shuffled batches of one epoch.
 
-    Photographs are decoded and resized once, here, and kept as uint8. Batches are prepared
-    in a thread, a few ahead of the training step.
+    Photographs are decoded once, here, and kept as uint8 at their own size, so that an
+    augmentation which zooms finds all their detail. Batches are prepared in a thread, a few
+    ahead of the training step.
 
     Args:
         data_folder: `data_road/training`.
@@ -368,8 +380,9 @@ def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
         pairs: list of (image, label) paths; by default all of `data_folder`.
         num_classes: C.
         read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
-        augment: function of (rng, image uint8 (H, W, 3), classes uint8 (H, W)) that returns
-            such a pair; classes may be `IGNORED`. None changes nothing.
+        augment: function of (rng, image uint8 (h, w, 3), classes uint8 (h, w)) that returns
+            such a pair of any size, resized to (H, W) then; classes may be `IGNORED`. None
+            changes nothing.
         seed: order and augmentation of an epoch depend on this and the epoch's number alone.
         first_epoch: number of the epoch that the first call yields.
 
@@ -384,7 +397,7 @@ def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
     """
     pairs = paired_paths(data_folder) if pairs is None else pairs
     with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
-        read = pool.map(lambda pair: read_pair(pair, image_shape, read_label), pairs)
+        read = pool.map(lambda pair: read_pair(pair, read_label), pairs)
         samples = list(tqdm(read, 'reading photographs', len(pairs), leave=False,
                             disable=None))
     epochs_begun = first_epoch
@@ -393,6 +406,8 @@ def gen_batch_function(data_folder, image_shape, *, pairs=None, num_classes=2,
         chosen = [samples[index] for index in indices]
         if augment is not None:
             chosen = [augment(rng, *sample) for sample in chosen]
+        chosen = [sample if sample[1].shape == tuple(image_shape)
+                  else resize_pair(*sample, image_shape) for sample in chosen]
         images, classes = (np.stack(arrays) for arrays in zip(*chosen))
         return images, classes[..., np.newaxis] == np.arange(num_classes, dtype=np.uint8)
 

@@ -448,8 +448,9 @@ def run(options):
 
         get_batches_fn = helper.gen_batch_function(
             None, options.image_size, pairs=training, num_classes=NUM_CLASSES, seed=options.seed,
-            augment=partial(augment.distort, flip=options.flip, scale=options.scale,
-                            colour=options.colour), first_epoch=progress.epoch)
+            augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
+                            scale=options.scale, colour=options.colour),
+            first_epoch=progress.epoch)
         samples = scoring.read_samples(validation)
         folder = options.resume or helper.new_run_folder(options.runs_dir)
         print(f'run folder: {folder}', flush=True)

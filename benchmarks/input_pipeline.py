@@ -35,7 +35,8 @@ def command():
     kitti = Path(args.data_dir) / 'data_road/training'
     get_batches_fn = helper.gen_batch_function(
         kitti, args.image_size,
-        augment=partial(augment.distort, scale=defaults.scale, colour=defaults.colour))
+        augment=partial(augment.distort, image_shape=args.image_size, scale=defaults.scale,
+                        colour=defaults.colour))
     endless = itertools.chain.from_iterable(get_batches_fn(args.batch_size)
                                             for _ in itertools.count())
     with tf.Graph().as_default(), tf.Session(

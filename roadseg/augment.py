@@ -1,37 +1,45 @@
 """Random changes of photograph and label that leave the road a road. NumPy and Pillow only."""
+import math
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from helper import IGNORED, random_flip
+from helper import IGNORED, random_flip, resize_pair
+
+GREY = (124, 116, 104)      # the mean of ImageNet
 
 
-def random_scale(rng, image, classes, strength):
-    """Zooms in or out about a random point, and changes the aspect a little.
+def random_scale(rng, image, classes, strength, image_shape):
+    """Zooms in or out about a random point, changes the aspect a little, and resizes.
 
-    What comes in from outside is grey and ignored.
+    In one step, so that what is seen zoomed is as sharp as the photograph allows. What comes
+    in from outside is grey and ignored.
 
     Args:
         rng: numpy Generator.
-        image: uint8 ndarray (H, W, 3).
-        classes: uint8 ndarray (H, W).
-        strength: s >= 0; the scale is drawn between 1/(1 + s/2) and 1 + s.
+        image: uint8 ndarray (h, w, 3).
+        classes: uint8 ndarray (h, w).
+        strength: s >= 0; the scale is drawn between 1/(1 + s/2) and 1 + s, and the aspect
+            between exp(-0.1) and exp(0.1).
+        image_shape: (H, W).
 
     Returns:
-        Such a pair of the same sizes.
+        Such a pair of the size (H, W).
     """
     height, width = classes.shape
     scale = np.exp(rng.uniform(-np.log(1 + strength / 2), np.log(1 + strength)))
     seen_width, seen_height = width / scale, height / scale * np.exp(rng.uniform(-0.1, 0.1))
     left = (width - seen_width) * rng.random()
     top = (height - seen_height) * rng.random()
-    affine = (seen_width / width, 0, left, 0, seen_height / height, top)
+    border = max(0, math.ceil(max(seen_width - width, seen_height - height)))
+    box = (border + left, border + top, border + left + seen_width, border + top + seen_height)
 
-    def transformed(array, resample, outside):
-        return np.asarray(Image.fromarray(np.ascontiguousarray(array)).transform(
-            (width, height), Image.Transform.AFFINE, affine, resample, fillcolor=outside))
+    def seen(array, outside, resample):
+        surrounded = ImageOps.expand(Image.fromarray(np.ascontiguousarray(array)), border, outside)
+        return np.asarray(surrounded.resize(image_shape[::-1], resample, box))
 
-    return (transformed(image, Image.Resampling.BILINEAR, (124, 116, 104)),
-            transformed(classes, Image.Resampling.NEAREST, IGNORED))
+    return (seen(image, GREY, Image.Resampling.BILINEAR),
+            seen(classes, IGNORED, Image.Resampling.NEAREST))
 
 
 def random_colour(rng, image, strength):
@@ -56,15 +64,17 @@ def random_colour(rng, image, strength):
     return np.clip(changed, 0, 255).astype(np.uint8)
 
 
-def distort(rng, image, classes, flip=True, scale=0.0, colour=0.0):
-    """Flips, scales and colours; a strength of 0 leaves that step out.
+def distort(rng, image, classes, image_shape, flip=True, scale=0.0, colour=0.0):
+    """Flips, scales and colours, and resizes; a strength of 0 leaves that step out.
 
     Args and returns as in the functions above; made for `helper.gen_batch_function`.
     """
     if flip:
         image, classes = random_flip(rng, image, classes)
     if scale:
-        image, classes = random_scale(rng, image, classes, scale)
+        image, classes = random_scale(rng, image, classes, scale, image_shape)
+    else:
+        image, classes = resize_pair(image, classes, image_shape)
     if colour:
         image = random_colour(rng, image, colour)
     return image, classes

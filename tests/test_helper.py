@@ -477,7 +477,7 @@ def test_photograph_and_label_of_different_sizes_are_an_error_with_both(tmp_path
     pair = (write_png(tmp_path / 'a.png', np.zeros((5, 8, 3))),
             write_png(tmp_path / 'b.png', np.zeros((6, 7, 3))))
     with pytest.raises(InputError, match='a.png has 5x8 pixels.*b.png has 6x7'):
-        helper.read_pair(pair, (3, 4))
+        helper.read_pair(pair)
 
 
 def test_resizing_a_label_invents_no_class(tmp_path):
@@ -488,7 +488,7 @@ def test_resizing_a_label_invents_no_class(tmp_path):
     photograph = np.zeros((40, 64, 3), np.uint8)
     photograph[:, 20:] = 200
     pair = (write_png(tmp_path / 'a.png', photograph), write_png(tmp_path / 'b.png', label))
-    image, classes = helper.read_pair(pair, (13, 21))
+    image, classes = helper.resize_pair(*helper.read_pair(pair), (13, 21))
     assert image.shape == (13, 21, 3) and classes.shape == (13, 21)
     assert image.dtype == classes.dtype == np.uint8
     assert set(np.unique(classes)) == {0, 1, IGNORED}
@@ -497,7 +497,7 @@ def test_resizing_a_label_invents_no_class(tmp_path):
     assert (classes[5:, 14:] == 0).all()
 
 
-def test_reading_without_resizing_keeps_size_and_pixels(tmp_path):
+def test_reading_keeps_size_and_pixels(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (5, 8, 3))
     pair = (write_png(tmp_path / 'a.png', noise),
             write_png(tmp_path / 'b.png', np.full((5, 8, 3), (255, 0, 255))))
