@@ -29,7 +29,7 @@ from roadseg.watch import Watch
 
 NUM_CLASSES = 2
 DEMO = {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
-        'decoder_rate': 1.0, 'test_scale': 1.0, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
+        'decoder_rate': 1.0, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
 
 
 # The network ----------------------------------------------------------------------------------
@@ -567,10 +567,9 @@ def build_parser():
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size of the photographs in training')
-    add('--test-scale', type=number(float, 0.1), default=1.3, metavar='FACTOR',
-        help='after training, the network sees photographs larger by this: it finds the '
-             "road's border better, and --scale has prepared it")
-    add('--epochs', type=number(int, 1), default=12, help='passes over the photographs')
+    add('--test-scale', type=number(float, 0.1), default=1.0, metavar='FACTOR',
+        help='after training, the network sees photographs larger by this')
+    add('--epochs', type=number(int, 1), default=14, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
     add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
