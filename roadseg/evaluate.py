@@ -1,11 +1,13 @@
 """Scores a trained run with KITTI's own measures.
 
     python -m roadseg.evaluate RUN [RUN ...] [--split val3|all|kfold:K] [--bev]
-                               [--checkpoint last|best] [--flip-test] [--submission FILE.zip]
+                               [--checkpoint last|best] [--test-scale FACTOR] [--flip-test]
+                              [--submission FILE.zip]
 
 Prints the table, and writes `evaluation.json`, the pictures and the page of the run anew. Several
-runs, trained with `--split kfold:K:0`, `kfold:K:1` and so on, are pooled with `--split kfold:K`:
-every photograph is then scored by the network that has not seen it.
+runs on the same photographs, as with several seeds, give mean and sample standard deviation. Runs
+trained with `--split kfold:K:0`, `kfold:K:1` and so on are pooled with `--split kfold:K`: every
+photograph is then scored by the network that has not seen it.
 """
 import argparse
 import io
@@ -19,12 +21,21 @@ from tqdm import tqdm
 
 import helper
 from helper import InputError
+from main import number
 from roadseg import bev, checkpoints, report, scoring
 from roadseg.run_folder import read_options, write_json, write_whole
 
 
-def open_network(sess, run, options, which):
+def open_network(sess, run, options, which, scale=None, flip=None):
     """Restores a run's network into the session.
+
+    Args:
+        sess: session.
+        run: folder.
+        options: of the run.
+        which: 'last' or 'best' checkpoint.
+        scale: the photographs' size over that of the training; None for as in the training.
+        flip: whether to average with the mirrored photographs; None for as in the training.
 
     Returns:
         (path of the checkpoint, `scoring.Network`).
@@ -40,9 +51,10 @@ def open_network(sess, run, options, which):
         raise InputError(f'{path} is of another model: {error.args[0]}') from error
     if logits.shape[-1] != 2:
         raise InputError(f'{path} tells {logits.shape[-1]} classes apart; KITTI Road has 2')
-    size = scoring.scaled_size(options['image_size'], options['test_scale'])
+    size = scoring.scaled_size(options['image_size'],
+                               options['test_scale'] if scale is None else scale)
     return path, scoring.Network(sess, logits, keep_prob, input_image, size,
-                                 options['flip_test'])
+                                 options['flip_test'] if flip is None else flip)
 
 
 def frames_of(split, options, pairs, run):
@@ -100,7 +112,7 @@ def read_calibrations(images):
     return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
 
 
-def evaluate(run, split, data_dir, which='last', with_bev=False, flip=None):
+def evaluate(run, split, data_dir, which='last', with_bev=False, scale=None, flip=None):
     """Scores a run, and writes `evaluation.json`, pictures and page.
 
     Args:
@@ -109,7 +121,7 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, flip=None):
         data_dir: holds `data_road/`; None for that of the training.
         which: 'last' or 'best' checkpoint.
         with_bev: whether to score the bird's-eye view too.
-        flip: whether to average with the mirrored photographs; None for as in the training.
+        scale, flip: see `open_network`.
 
     Returns:
         What `scoring.score` returns.
@@ -126,20 +138,18 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, flip=None):
     calibrations = read_calibrations([image for image, _ in pairs]) if with_bev else None
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess:
-        path, network = open_network(sess, run, options, which)
-        if flip is not None:
-            network = network._replace(flip=flip)
+        path, network = open_network(sess, run, options, which, scale, flip)
         with scoring.averaged_weights(sess):
             samples = ((image.stem, *helper.read_pair((image, label))) for image, label in pairs)
             result = scoring.score(network, tqdm(samples, 'scoring', len(pairs), leave=False,
                                                  disable=None),
                                    run / 'validation', calibrations)
-    write_json(run / 'evaluation.json', scoring.summary(result, path.name, split))
+    write_json(run / 'evaluation.json', scoring.summary(result, path.name, split, network))
     report.write_report(run)
     return result
 
 
-def write_submission(run, data_dir, which, target):
+def write_submission(run, data_dir, which, target, scale=None, flip=None):
     """Writes the bird's-eye-view confidence maps of the test photographs, zipped.
 
     The KITTI server takes 800x400 8-bit PNGs named `um_road_000000.png` and so on.
@@ -149,6 +159,7 @@ def write_submission(run, data_dir, which, target):
         data_dir: holds `data_road/testing/image_2` and `calib`; None for that of the training.
         which: 'last' or 'best' checkpoint.
         target: path of the archive.
+        scale, flip: see `open_network`.
 
     Returns:
         Number of maps.
@@ -173,7 +184,7 @@ def write_submission(run, data_dir, which, target):
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess, \
             zipfile.ZipFile(archive, 'w') as members:
-        _, network = open_network(sess, run, options, which)
+        _, network = open_network(sess, run, options, which, scale, flip)
         with scoring.averaged_weights(sess):
             for image in tqdm(images, 'submission', disable=None):
                 values = scoring.confidence(network.look(helper.read_image(image)))
@@ -196,6 +207,9 @@ def main(argv=None):
     parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
                         help='best: of the epoch with the highest validation MaxF, which flatters '
                              'the score on the split it was chosen by (%(default)s)')
+    parser.add_argument('--test-scale', type=number(float, 0.1), metavar='FACTOR',
+                        help="the photographs' size over that of the training (default: as in "
+                             'the training)')
     parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
                         help='average with the mirrored photographs (default: as in the training)')
     parser.add_argument('--data-dir', help='holds data_road/ (default: as in the training)')
@@ -206,18 +220,17 @@ def main(argv=None):
         if args.submission:
             if len(args.runs) > 1:
                 raise InputError('--submission takes one run')
-            number = write_submission(args.runs[0], args.data_dir, args.checkpoint,
-                                      args.submission)
-            print(f'wrote {number} confidence maps to {args.submission}')
+            count = write_submission(args.runs[0], args.data_dir, args.checkpoint,
+                                      args.submission, args.test_scale, args.flip_test)
+            print(f'wrote {count} confidence maps to {args.submission}')
             return 0
         results = [evaluate(run, args.split, args.data_dir, args.checkpoint, args.bev,
-                            args.flip_test)
-                   for run in args.runs]
+                            args.test_scale, args.flip_test) for run in args.runs]
+        print(scoring.text(results))
+        return 0
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    print(scoring.text(results))
-    return 0
 
 
 if __name__ == '__main__':

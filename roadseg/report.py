@@ -410,10 +410,12 @@ def _summary(options, rows, evaluation):
 
 def _circumstances(evaluation, separator):
     """Where scores come from: text such as 'on val3, perspective view, step-002892'."""
-    view = evaluation.get('view')
+    view, size = evaluation.get('view'), evaluation.get('image_size')
     parts = [f"on {evaluation['split']}" if evaluation.get('split') else '',
              VIEWS.get(view, str(view)) if view else '',
-             f"checkpoint {evaluation['checkpoint']}" if evaluation.get('checkpoint') else '']
+             f"checkpoint {evaluation['checkpoint']}" if evaluation.get('checkpoint') else '',
+             f"seen at {' × '.join(map(str, size))}" if isinstance(size, list) else '',
+             'averaged with the mirrored photographs' if evaluation.get('flip_test') else '']
     return separator.join(filter(None, parts))
 
 

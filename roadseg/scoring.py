@@ -4,6 +4,7 @@ Needs a session and three tensors, but does not import TensorFlow.
 """
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,13 +121,14 @@ def score(network, samples, pictures=None, calibrations=None):
             'histograms': histograms, 'bev_histograms': bev_histograms}
 
 
-def summary(result, checkpoint, split):
+def summary(result, checkpoint, split, network):
     """What `evaluation.json` holds, from what `score` returns.
 
     Args:
         result: dict.
         checkpoint: name, such as 'step-002892'.
         split: name of the photographs' split.
+        network: the `Network` that was scored.
 
     Returns:
         dict of numbers and text; 'frames' has the measures of each photograph with a road.
@@ -138,6 +140,7 @@ def summary(result, checkpoint, split):
             frames.append({'name': name, **{key: measures[key]
                                             for key in ('MaxF', 'IoU', 'FPR', 'FNR')}})
     content = {'checkpoint': checkpoint, 'split': split, 'view': 'perspective',
+               'image_size': list(network.image_shape), 'flip_test': network.flip,
                'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
                'scores': metrics.measures_by_category(result['histograms']), 'frames': frames}
     if result['bev_histograms']:
@@ -147,19 +150,48 @@ def summary(result, checkpoint, split):
 
 
 def text(results):
-    """The tables of one or several results of `score`, whose photographs are pooled."""
+    """The tables of one or several results of `score`.
+
+    Runs on different photographs, as the folds of a cross-validation, are pooled; runs on the
+    same photographs, as with several seeds, give mean and sample standard deviation.
+
+    Raises:
+        InputError: the runs share some photographs, but not all.
+    """
+    names = [set(result['histograms']) for result in results]
+    if len(results) == 1 or sum(map(len, names)) == len(set.union(*names)):
+        tables = _pooled_tables
+    elif all(name == names[0] for name in names):
+        tables = _spread_tables
+    else:
+        raise InputError('these runs were scored on photographs of which they share some; score '
+                         'them one by one, or with a --split that is the same for all')
     lines = []
     for key, view in (('histograms', 'perspective'), ('bev_histograms', "bird's-eye view")):
-        histograms = {name: histogram for result in results
-                      for name, histogram in result[key].items()}
+        histograms = [result[key] for result in results if result[key]]
         if histograms:
-            scores = metrics.measures_by_category(histograms)
-            lines += [f'{len(histograms)} photographs, {view}, per cent',
-                      metrics.format_table(scores),
-                      'at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores['URBAN'])]
+            lines += tables(histograms, view)
     loss = np.mean([result['loss'] for result in results])
     speed = np.median([result['ms_per_image'] for result in results])
     return '\n'.join([*lines, f'cross entropy {loss:.4f}, {speed:.0f} ms per image'])
+
+
+def _pooled_tables(histograms, view):
+    pooled = {name: histogram for run in histograms for name, histogram in run.items()}
+    scores = metrics.measures_by_category(pooled)
+    return [f'{len(pooled)} photographs, {view}, per cent', metrics.format_table(scores),
+            'at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores[metrics.POOLED])]
+
+
+def _spread_tables(histograms, view):
+    runs = [metrics.measures_by_category(run) for run in histograms]
+    mean, deviation = ({category: {key: float(of([run[category][key] for run in runs]))
+                                   for key in runs[0][category]} for category in runs[0]}
+                       for of in (np.mean, partial(np.std, ddof=1)))
+    return [f'{len(histograms[0])} photographs, {view}, per cent, mean of {len(runs)} runs',
+            metrics.format_table(mean), 'sample standard deviation', metrics.format_table(deviation),
+            'MaxF of the runs: ' + ', '.join(f'{run[metrics.POOLED]["MaxF"]:.2f}' for run in runs),
+            'at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**mean[metrics.POOLED])]
 
 
 def write_pictures(folder, name, photograph, classes, probability, width=640):

@@ -66,7 +66,7 @@ class Watch:
             if self.samples:
                 result = scoring.score(self.network, self.samples, self.folder / 'validation')
                 write_json(self.folder / 'evaluation.json', scoring.summary(
-                    result, f'step-{self.progress.step:06d}', self.split))
+                    result, f'step-{self.progress.step:06d}', self.split, self.network))
                 print(f'{self.split}: {scoring.text([result])}')
             network = self.network
             helper.save_inference_samples(

@@ -188,6 +188,45 @@ def test_confidence_of_a_half_is_128():
     assert scoring.confidence(probabilities).tolist() == [[0, 127, 128, 255]]
 
 
+def test_runs_on_the_same_photographs_give_mean_and_sample_standard_deviation():
+    """Two runs find 3 and 1 of 4 road pixels and nothing else: F1 is 6/7 and 2/5."""
+    def run(hits):
+        histogram = np.zeros((2, 256), np.int64)
+        histogram[0, 0], histogram[1, 255], histogram[1, 0] = 96, hits, 4 - hits
+        return {'histograms': {'um_000001': histogram}, 'bev_histograms': {}, 'loss': hits / 10,
+                'ms_per_image': 5.0}
+
+    lines = scoring.text([run(3), run(1)]).splitlines()
+    first, second = 600 / 7, 40
+    assert lines[0] == '1 photographs, perspective, per cent, mean of 2 runs'
+    urban = [line.split() for line in lines if line.startswith('URBAN')]
+    assert [float(row[1]) for row in urban] == [
+        pytest.approx((first + second) / 2, abs=0.01),
+        pytest.approx((first - second) / 2 ** 0.5, abs=0.01)]
+    assert 'MaxF of the runs: 85.71, 40.00' in lines
+    assert lines[-1].startswith('cross entropy 0.2000')
+
+
+def test_runs_that_share_a_part_of_their_photographs_are_an_error():
+    frame = np.ones((2, 256), np.int64)
+    results = [{'histograms': dict.fromkeys(names, frame), 'bev_histograms': {}, 'loss': 0.1,
+                'ms_per_image': 5.0} for names in (('um_000001', 'um_000002'), ('um_000002',))]
+    with pytest.raises(helper.InputError, match='share some'):
+        scoring.text(results)
+
+
+def test_size_and_mirroring_can_be_other_than_in_the_training(run, capsys):
+    def pictured():
+        return json.loads((run / 'evaluation.json').read_text())
+
+    assert evaluate.main([str(run), '--test-scale', '1.5', '--flip-test']) == 0
+    assert pictured()['image_size'] == [48, 144] and pictured()['flip_test'] is True
+    page = (run / 'index.html').read_text()
+    assert 'seen at 48 × 144' in page and 'mirrored' in page
+    assert evaluate.main([str(run)]) == 0
+    assert pictured()['image_size'] == [32, 96] and pictured()['flip_test'] is False
+
+
 def test_nothing_to_score_is_an_error():
     with pytest.raises(helper.InputError, match='no labelled photograph'):
         scoring.score(None, [])
