@@ -435,6 +435,13 @@ def run(options):
         if options.resume:
             path, progress = checkpoints.restore(sess, saver, options.resume)
             print(f'going on from {path}')
+        get_batches_fn = helper.gen_batch_function(
+            None, options.image_size, pairs=training, num_classes=NUM_CLASSES, seed=options.seed,
+            augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
+                            scale=options.scale, colour=options.colour),
+            first_epoch=progress.epoch)
+        samples = scoring.read_samples(validation)
+
         inference = {net.keep_prob: 1.0}
         cost = preflight.cost(sess, net.logits, shapes, net.input_image, options.image_size,
                               options.batch_size, trained_variables(options.freeze_blocks),
@@ -446,12 +453,6 @@ def run(options):
         images = len(training) * (options.epochs - progress.epoch)
         print(preflight.describe(cost, seconds, images, options.precision), flush=True)
 
-        get_batches_fn = helper.gen_batch_function(
-            None, options.image_size, pairs=training, num_classes=NUM_CLASSES, seed=options.seed,
-            augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
-                            scale=options.scale, colour=options.colour),
-            first_epoch=progress.epoch)
-        samples = scoring.read_samples(validation)
         folder = options.resume or helper.new_run_folder(options.runs_dir)
         print(f'run folder: {folder}', flush=True)
         if not options.resume:
@@ -474,7 +475,8 @@ def run(options):
                                       steps=steps_per_epoch * options.epochs,
                                       schedule=options.schedule, warmup=options.warmup),
                      progress=progress, steps_per_epoch=steps_per_epoch,
-                     max_steps=options.max_steps or math.inf, after_epoch=watch.after_epoch, stopped=stopped)
+                     max_steps=options.max_steps or math.inf, after_epoch=watch.after_epoch,
+                     stopped=stopped)
             if stopped():
                 raise KeyboardInterrupt(f'stopped; saved {watch.save()}; go on with '
                                         f'python main.py --resume {folder}')

@@ -62,11 +62,13 @@ def command():
     if args.case:
         print(json.dumps(measure(args.data_dir, *json.loads(args.case), args.precision)))
         return
-    print(f'{"size":>10} {"batch":>5} {"frozen":>6} {"estimated":>10} {"measured":>10}   GiB, {args.precision}')
+    print(f'{"size":>10} {"batch":>5} {"frozen":>6} {"estimated":>10} {"measured":>10}   '
+          f'GiB, {args.precision}')
     for size, batch, frozen in CASES:
         answer = subprocess.run(
             [sys.executable, __file__, '--data-dir', args.data_dir, '--precision', args.precision,
-             '--case', json.dumps([size, batch, frozen])], capture_output=True, text=True, check=True)
+             '--case', json.dumps([size, batch, frozen])],
+            capture_output=True, text=True, check=True)
         estimated, measured = json.loads(answer.stdout.splitlines()[-1])
         print(f'{size[0]:>6}x{size[1]:<3} {batch:>5} {frozen:>6} {estimated / 2**30:>10.2f} '
               f'{measured / 2**30:>10.2f}')

@@ -45,8 +45,8 @@ def open_network(sess, run, options, which, scale=None, flip=None):
     """
     path, graph = checkpoints.load(sess, run, which), sess.graph
     try:
-        logits, keep_prob, input_image = (
-            graph.get_tensor_by_name(name + ':0') for name in ('logits', 'keep_prob', 'image_input'))
+        logits, keep_prob, input_image = (graph.get_tensor_by_name(name + ':0')
+                                          for name in ('logits', 'keep_prob', 'image_input'))
     except KeyError as error:
         raise InputError(f'{path} is of another model: {error.args[0]}') from error
     if logits.shape[-1] != 2:

@@ -180,5 +180,5 @@ def describe(cost, seconds, images, precision):
     """
     return (f'{cost.parameters / 1e6:.1f} million parameters to train, '
             f'{cost.gflop_per_image:.1f} GFLOP per image forward, {precision}\n'
-            f'expected: {cost.memory / 2**30:.1f} GiB of memory, {seconds:.2f} s per image, '
-            f'{images * seconds / 60:.1f} min of training')
+            f'expected: {cost.memory / 2**30:.1f} GiB of memory beside the photographs, '
+            f'{seconds:.2f} s per image, {images * seconds / 60:.1f} min of training')

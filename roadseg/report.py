@@ -563,7 +563,7 @@ def _options_section(options):
 
 def _notes_section(files, with_frames):
     """How to read the page, and the files it was made from."""
-    frames = f"""<p>Each frame shows the photograph (input), the label (truth), the network's road
+    frames = """<p>Each frame shows the photograph (input), the label (truth), the network's road
 probability (the brighter, the surer) and where it is right and wrong (overlay): green is road
 found, red is road missed, blue is taken as road and is none. The probability tells whether a
 mistake was a close call. A click enlarges a picture; the arrow keys then flip between the four.</p>

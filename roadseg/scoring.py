@@ -189,7 +189,8 @@ def _spread_tables(histograms, view):
                                    for key in runs[0][category]} for category in runs[0]}
                        for of in (np.mean, partial(np.std, ddof=1)))
     return [f'{len(histograms[0])} photographs, {view}, per cent, mean of {len(runs)} runs',
-            metrics.format_table(mean), 'sample standard deviation', metrics.format_table(deviation),
+            metrics.format_table(mean), 'sample standard deviation',
+            metrics.format_table(deviation),
             'MaxF of the runs: ' + ', '.join(f'{run[metrics.POOLED]["MaxF"]:.2f}' for run in runs),
             'at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**mean[metrics.POOLED])]
 

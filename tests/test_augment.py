@@ -26,14 +26,14 @@ def square():
 
 @pytest.mark.parametrize('seed', range(5))
 def test_scale_keeps_sizes_and_types(seed):
-    image, classes = augment.random_scale(generator(seed), *square(), strength=0.5, image_shape=SHAPE)
+    image, classes = augment.random_scale(generator(seed), *square(), 0.5, SHAPE)
     assert image.shape == (*SHAPE, 3) and classes.shape == SHAPE
     assert image.dtype == classes.dtype == np.uint8
 
 
 def test_scale_moves_photograph_and_label_alike():
     for seed in range(30):
-        image, classes = augment.random_scale(generator(seed), *square(), strength=0.5, image_shape=SHAPE)
+        image, classes = augment.random_scale(generator(seed), *square(), 0.5, SHAPE)
         bright, road = (image > 127).all(axis=2), classes == 1
         assert road.any()
         assert (bright & road).sum() / (bright | road).sum() > 0.9
@@ -43,7 +43,7 @@ def test_scale_ignores_just_what_comes_in_from_outside():
     met = False
     for seed in range(30):
         image, classes = np.zeros((*SHAPE, 3), np.uint8), np.ones(SHAPE, np.uint8)
-        image, classes = augment.random_scale(generator(seed), image, classes, strength=0.5, image_shape=SHAPE)
+        image, classes = augment.random_scale(generator(seed), image, classes, 0.5, SHAPE)
         assert set(np.unique(classes)) <= {1, IGNORED}
         outside = classes == IGNORED
         # on the edge itself, the photograph is a mixture
@@ -56,7 +56,7 @@ def test_scale_ignores_just_what_comes_in_from_outside():
 def test_scale_zooms_out_and_in_within_its_bounds():
     sizes = []
     for seed in range(200):
-        _, classes = augment.random_scale(generator(seed), *square(), strength=0.5, image_shape=SHAPE)
+        _, classes = augment.random_scale(generator(seed), *square(), 0.5, SHAPE)
         rows, columns = np.nonzero(classes == 1)
         if classes[:, [0, -1]].max() != 1:      # the square is not cut off at the sides
             sizes.append((columns.max() + 1 - columns.min()) / 24)
