@@ -26,6 +26,7 @@ KITTI_COUNTS = {'training photographs': ('training/image_2', '*.png', 289),
                 'road labels': ('training/gt_image_2', '*_road_*.png', 289),
                 'test photographs': ('testing/image_2', '*.png', 290)}
 VAL3 = {'um': range(79, 95), 'umm': range(80, 96), 'uu': range(82, 98)}   # KittiSeg's split
+SEARCH = {'um': range(63, 79), 'umm': range(64, 80), 'uu': range(66, 82)}   # the 48 before those
 IGNORED = 255                   # the class number of pixels that are not evaluated
 
 
@@ -235,6 +236,8 @@ def split_pairs(pairs, split):
     Args:
         pairs: list of (image, label) paths, sorted.
         split: 'val3', the published split of KittiSeg (Teichmann et al., "MultiNet", 2018);
+            'search', the frames just before those, to choose options by: val3 is not trained on
+            either, so that it can still tell how good the choice was;
             'kfold:K:I', the I-th of K folds, I from 0; or 'none', which holds nothing out.
 
     Returns:
@@ -244,32 +247,51 @@ def split_pairs(pairs, split):
         InputError: another split, or one that leaves nothing to train on or to validate.
     """
     kind, *numbers = split.split(':')
+    unused = []
     if split == 'none':
         return list(pairs), []
     if split == 'val3':
-        def held_out(image):
-            number = image.stem.split('_')[-1]
-            if not number.isdecimal():
-                raise InputError(f"{image} has no number, such as {category(image)}_000012.png, "
-                                 "that would tell whether split 'val3' holds it out")
-            return int(number) in VAL3[category(image)]
+        validation = numbered(pairs, VAL3)
+    elif split == 'search':
+        validation, unused = numbered(pairs, SEARCH), numbered(pairs, VAL3)
     elif (kind == 'kfold' and len(numbers) == 2 and all(n.isdigit() for n in numbers)
           and int(numbers[1]) < int(numbers[0])):
         folds, fold = map(int, numbers)
         groups = {}
-        for image, _ in pairs:
-            groups.setdefault(category(image), []).append(image)
-        chosen = {image for group in groups.values() for index, image in enumerate(group)
-                  if index * folds // len(group) == fold}
-        held_out = chosen.__contains__
+        for pair in pairs:
+            groups.setdefault(category(pair[0]), []).append(pair)
+        validation = [pair for group in groups.values() for index, pair in enumerate(group)
+                      if index * folds // len(group) == fold]
     else:
-        raise InputError(f"split '{split}' is none of val3, kfold:K:I (I from 0 to K-1), none")
-    training = [pair for pair in pairs if not held_out(pair[0])]
-    validation = [pair for pair in pairs if held_out(pair[0])]
+        raise InputError(f"split '{split}' is none of val3, search, kfold:K:I (I from 0 to K-1), "
+                         'none')
+    left_out = {*validation, *unused}
+    training = [pair for pair in pairs if pair not in left_out]
     if not training or not validation:
         raise InputError(f"split '{split}' leaves {len(training)} of {len(pairs)} photographs "
                          f'to train on and {len(validation)} to validate; choose another --split')
     return training, validation
+
+
+def numbered(pairs, numbers):
+    """Returns the pairs whose number is in the range of their category.
+
+    Args:
+        pairs: list of (image, label) paths.
+        numbers: dict from category to range, such as `VAL3`.
+
+    Raises:
+        InputError: an image has no category or no number.
+    """
+    chosen = []
+    for image, label in pairs:
+        number = image.stem.split('_')[-1]
+        if not number.isdecimal():
+            raise InputError(f'{image} has no number, such as {category(image)}_000012.png, that '
+                             'would tell whether it is held out; choose another --split')
+        if int(number) in numbers[category(image)]:
+            chosen.append((image, label))
+    return chosen
 
 
 def read_image(path):

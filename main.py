@@ -564,7 +564,8 @@ def build_parser():
              'fewer files than KITTI Road')
     add('--runs-dir', default='runs', metavar='DIR', help='where the run folder is made')
     add('--split', default='val3',
-        help="photographs to hold out: val3 (KittiSeg's), kfold:K:I, none")
+        help="photographs to hold out: val3 (KittiSeg's); search, to choose options by (val3 is "
+             'not trained on either); kfold:K:I; none')
 
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),

@@ -1,6 +1,6 @@
 """Scores a trained run with KITTI's own measures.
 
-    python -m roadseg.evaluate RUN [RUN ...] [--split val3|all|kfold:K] [--bev]
+    python -m roadseg.evaluate RUN [RUN ...] [--split val3|search|all|kfold:K] [--bev]
                                [--checkpoint last|best] [--test-scale FACTOR] [--flip-test]
                               [--submission FILE.zip]
 
@@ -61,7 +61,7 @@ def frames_of(split, options, pairs, run):
     """The labelled photographs of a split.
 
     Args:
-        split: 'val3', 'all' or 'kfold:K'.
+        split: 'val3', 'search', 'all' or 'kfold:K'.
         options: of the run.
         pairs: all (image, label) paths.
         run: folder, for messages.
@@ -200,7 +200,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog='python -m roadseg.evaluate', description="Scores a run with KITTI's own measures.")
     parser.add_argument('runs', nargs='+', metavar='RUN', help='folder runs/<date-time>')
-    parser.add_argument('--split', help='val3, all, or kfold:K of runs trained on each fold '
+    parser.add_argument('--split', help='val3, search, all, or kfold:K of runs trained on each fold '
                                         '(default: what the run held out)')
     parser.add_argument('--bev', action='store_true',
                         help="score the bird's-eye view too, as the KITTI server does")

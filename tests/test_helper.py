@@ -526,6 +526,17 @@ def test_val3_holds_out_the_last_16_frames_of_each_category():
         f'uu_{number:06d}' for number in range(82, 98)]
 
 
+def test_search_holds_out_the_frames_before_val3_and_trains_on_neither():
+    training, validation = helper.split_pairs(kitti_pairs(), 'search')
+    others, val3 = helper.split_pairs(kitti_pairs(), 'val3')
+    assert (len(training), len(validation)) == (193, 48)
+    assert sorted(training + validation) == others
+    for category in helper.VAL3:
+        last, first = ([int(image.stem[-6:]) for image, _ in pairs
+                        if helper.category(image) == category] for pairs in (validation, val3))
+        assert max(last) + 1 == min(first) and len(last) == 16
+
+
 @pytest.mark.parametrize('folds', [2, 5, 7])
 def test_kfold_partitions_into_contiguous_runs_of_each_category(folds):
     held_out = []
@@ -555,7 +566,7 @@ def test_an_unknown_split_is_an_error_that_names_those_there_are(split):
 
 @pytest.mark.parametrize('split, wanted', [
     ('kfold:1:0', lambda number: True), ('val3', lambda number: number < 79),
-    ('val3', lambda number: 82 <= number < 95)])
+    ('val3', lambda number: 82 <= number < 95), ('search', lambda number: number >= 66)])
 def test_a_split_that_leaves_a_side_empty_is_an_error(split, wanted):
     pairs = [pair for pair in kitti_pairs() if wanted(int(pair[0].stem[-6:]))]
     with pytest.raises(InputError, match='choose another --split'):
