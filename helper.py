@@ -461,8 +461,15 @@ def prepared_ahead(make, arguments, ahead=4):
 
 # Prediction and overlays ----------------------------------------------------------------------
 
+def scaled_size(image_shape, scale):
+    """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
+    if scale == 1:
+        return tuple(image_shape)
+    return tuple(max(8, round(side * scale / 8) * 8) for side in image_shape)
+
+
 def road_probability(sess, logits, keep_prob, input_image, photograph, image_shape, *,
-                     flip=False):
+                     scales=(1,), flip=False):
     """Probability of road in a photograph, at the photograph's own size.
 
     Args:
@@ -472,18 +479,24 @@ def road_probability(sess, logits, keep_prob, input_image, photograph, image_sha
         input_image: placeholder [N, H, W, 3], RGB, 0-255.
         photograph: uint8 ndarray (h, w, 3), RGB.
         image_shape: (H, W) at which the network sees it.
-        flip: whether to average with the prediction for the mirrored photograph.
+        scales: factors of that size; the predictions at all of them are averaged.
+        flip: whether to average with the predictions for the mirrored photograph.
 
     Returns:
         float32 ndarray (h, w), 0-1.
     """
-    image = resize(photograph, image_shape)
-    views = [image, image[:, ::-1]] if flip else [image]
-    road = [softmax(sess.run(logits, {input_image: view[np.newaxis], keep_prob: 1.0}).reshape(
-        *image_shape, -1), axis=-1)[..., 1] for view in views]
-    if flip:
-        road = [(road[0] + road[1][:, ::-1]) / 2]
-    return resize(np.float32(road[0]), photograph.shape[:2])
+    def road(view):
+        scores = sess.run(logits, {input_image: view[np.newaxis], keep_prob: 1.0})
+        return np.float32(softmax(scores.reshape(*view.shape[:2], -1), axis=-1)[..., 1])
+
+    predictions = []
+    for scale in scales:
+        image = resize(photograph, scaled_size(image_shape, scale))
+        prediction = road(image)
+        if flip:
+            prediction = (prediction + road(image[:, ::-1])[:, ::-1]) / 2
+        predictions.append(resize(prediction, photograph.shape[:2]))
+    return np.mean(predictions, axis=0)
 
 
 def overlay(photograph, road, colour=(0, 255, 0), opacity=0.5):
@@ -517,13 +530,14 @@ def new_run_folder(runs_dir):
 
 
 def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_prob, input_image,
-                           *, output_dir=None, flip=False):
+                           *, output_dir=None, scales=(1,), flip=False):
     """Writes each test photograph, road in translucent green, at its original size.
 
     Args:
         runs_dir: a new folder `<date-time>` is made in it.
         data_dir: holds `data_road/testing/image_2`.
-        sess, logits, keep_prob, input_image, image_shape, flip: see `road_probability`.
+        sess, logits, keep_prob, input_image, image_shape, scales, flip: see
+            `road_probability`.
         output_dir: where to write instead of `runs_dir/<date-time>`.
 
     Returns:
@@ -540,7 +554,7 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
     for path in tqdm(photographs, desc='overlays', unit='image', disable=None):
         photograph = read_image(path)
         road = road_probability(sess, logits, keep_prob, input_image, photograph, image_shape,
-                                flip=flip) >= 0.5
+                                scales=scales, flip=flip) >= 0.5
         write_image(folder / path.name, overlay(photograph, road))
     return folder
 

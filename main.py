@@ -463,8 +463,7 @@ def run(options):
                 'model': {'parameters': cost.parameters,
                           'gflop_per_image': round(cost.gflop_per_image, 2)}})
         network = scoring.Network(sess, net.logits, net.keep_prob, net.input_image,
-                                  scoring.scaled_size(options.image_size, options.test_scale),
-                                  options.flip_test)
+                                  options.image_size, options.test_scale, options.flip_test)
         watch = Watch(folder, saver, progress, network, samples, options.split)
         with interruptible() as stopped, \
                 preflight.advising(cost, options.batch_size, available):
@@ -570,8 +569,8 @@ def build_parser():
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size of the photographs in training')
-    add('--test-scale', type=number(float, 0.1), default=1.0, metavar='FACTOR',
-        help='after training, the network sees photographs larger by this')
+    add('--test-scale', type=number(float, 0.1), nargs='+', default=[1.0], metavar='FACTOR',
+        help='predict at this size relative to that of the training; of several, the mean')
     add('--epochs', type=number(int, 1), default=14, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")

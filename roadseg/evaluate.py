@@ -1,7 +1,7 @@
 """Scores a trained run with KITTI's own measures.
 
     python -m roadseg.evaluate RUN [RUN ...] [--split val3|search|all|kfold:K] [--bev]
-                               [--checkpoint last|best] [--test-scale FACTOR] [--flip-test]
+                              [--checkpoint last|best] [--test-scale FACTOR ...] [--flip-test]
                               [--submission FILE.zip]
 
 Prints the table, and writes `evaluation.json`, the pictures and the page of the run anew. Several
@@ -26,7 +26,7 @@ from roadseg import bev, checkpoints, report, scoring
 from roadseg.run_folder import read_options, write_json, write_whole
 
 
-def open_network(sess, run, options, which, scale=None, flip=None):
+def open_network(sess, run, options, which, scales=None, flip=None):
     """Restores a run's network into the session.
 
     Args:
@@ -34,7 +34,7 @@ def open_network(sess, run, options, which, scale=None, flip=None):
         run: folder.
         options: of the run.
         which: 'last' or 'best' checkpoint.
-        scale: the photographs' size over that of the training; None for as in the training.
+        scales: of the training's size, to average over; None for as in the training.
         flip: whether to average with the mirrored photographs; None for as in the training.
 
     Returns:
@@ -51,9 +51,8 @@ def open_network(sess, run, options, which, scale=None, flip=None):
         raise InputError(f'{path} is of another model: {error.args[0]}') from error
     if logits.shape[-1] != 2:
         raise InputError(f'{path} tells {logits.shape[-1]} classes apart; KITTI Road has 2')
-    size = scoring.scaled_size(options['image_size'],
-                               options['test_scale'] if scale is None else scale)
-    return path, scoring.Network(sess, logits, keep_prob, input_image, size,
+    return path, scoring.Network(sess, logits, keep_prob, input_image, options['image_size'],
+                                 options['test_scale'] if scales is None else scales,
                                  options['flip_test'] if flip is None else flip)
 
 
@@ -112,7 +111,7 @@ def read_calibrations(images):
     return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
 
 
-def evaluate(run, split, data_dir, which='last', with_bev=False, scale=None, flip=None):
+def evaluate(run, split, data_dir, which='last', with_bev=False, scales=None, flip=None):
     """Scores a run, and writes `evaluation.json`, pictures and page.
 
     Args:
@@ -121,7 +120,7 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, scale=None, fli
         data_dir: holds `data_road/`; None for that of the training.
         which: 'last' or 'best' checkpoint.
         with_bev: whether to score the bird's-eye view too.
-        scale, flip: see `open_network`.
+        scales, flip: see `open_network`.
 
     Returns:
         What `scoring.score` returns.
@@ -138,7 +137,7 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, scale=None, fli
     calibrations = read_calibrations([image for image, _ in pairs]) if with_bev else None
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess:
-        path, network = open_network(sess, run, options, which, scale, flip)
+        path, network = open_network(sess, run, options, which, scales, flip)
         with scoring.averaged_weights(sess):
             samples = ((image.stem, *helper.read_pair((image, label))) for image, label in pairs)
             result = scoring.score(network, tqdm(samples, 'scoring', len(pairs), leave=False,
@@ -149,7 +148,7 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, scale=None, fli
     return result
 
 
-def write_submission(run, data_dir, which, target, scale=None, flip=None):
+def write_submission(run, data_dir, which, target, scales=None, flip=None):
     """Writes the bird's-eye-view confidence maps of the test photographs, zipped.
 
     The KITTI server takes 800x400 8-bit PNGs named `um_road_000000.png` and so on.
@@ -159,7 +158,7 @@ def write_submission(run, data_dir, which, target, scale=None, flip=None):
         data_dir: holds `data_road/testing/image_2` and `calib`; None for that of the training.
         which: 'last' or 'best' checkpoint.
         target: path of the archive.
-        scale, flip: see `open_network`.
+        scales, flip: see `open_network`.
 
     Returns:
         Number of maps.
@@ -184,7 +183,7 @@ def write_submission(run, data_dir, which, target, scale=None, flip=None):
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess, \
             zipfile.ZipFile(archive, 'w') as members:
-        _, network = open_network(sess, run, options, which, scale, flip)
+        _, network = open_network(sess, run, options, which, scales, flip)
         with scoring.averaged_weights(sess):
             for image in tqdm(images, 'submission', disable=None):
                 values = scoring.confidence(network.look(helper.read_image(image)))
@@ -207,9 +206,9 @@ def main(argv=None):
     parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
                         help='best: of the epoch with the highest validation MaxF, which flatters '
                              'the score on the split it was chosen by (%(default)s)')
-    parser.add_argument('--test-scale', type=number(float, 0.1), metavar='FACTOR',
-                        help="the photographs' size over that of the training (default: as in "
-                             'the training)')
+    parser.add_argument('--test-scale', type=number(float, 0.1), nargs='+', metavar='FACTOR',
+                        help='predict at this size relative to that of the training; of several, '
+                             'the mean (default: as in the training)')
     parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
                         help='average with the mirrored photographs (default: as in the training)')
     parser.add_argument('--data-dir', help='holds data_road/ (default: as in the training)')

@@ -410,11 +410,12 @@ def _summary(options, rows, evaluation):
 
 def _circumstances(evaluation, separator):
     """Where scores come from: text such as 'on val3, perspective view, step-002892'."""
-    view, size = evaluation.get('view'), evaluation.get('image_size')
+    view, scales = evaluation.get('view'), evaluation.get('test_scale')
     parts = [f"on {evaluation['split']}" if evaluation.get('split') else '',
              VIEWS.get(view, str(view)) if view else '',
              f"checkpoint {evaluation['checkpoint']}" if evaluation.get('checkpoint') else '',
-             f"seen at {' × '.join(map(str, size))}" if isinstance(size, list) else '',
+             f"seen at {' and '.join(f'{scale:g}' for scale in scales)} times the training's size"
+             if isinstance(scales, list) and scales != [1] else '',
              'averaged with the mirrored photographs' if evaluation.get('flip_test') else '']
     return separator.join(filter(None, parts))
 

@@ -23,19 +23,14 @@ class Network(NamedTuple):
     keep_prob: object           # placeholder
     input_image: object         # placeholder [N, H, W, 3], RGB 0-255
     image_shape: tuple          # (H, W)
-    flip: bool = False          # average with the mirrored photograph
+    scales: tuple = (1,)        # of that size; average over them
+    flip: bool = False          # average with the mirrored photograph, too
 
     def look(self, photograph):
         """Probability of road: uint8 (h, w, 3) -> float32 (h, w), 0-1."""
         return road_probability(self.sess, self.logits, self.keep_prob, self.input_image,
-                                photograph, self.image_shape, flip=self.flip)
-
-
-def scaled_size(image_shape, scale):
-    """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
-    if scale == 1:
-        return tuple(image_shape)
-    return tuple(max(8, round(side * scale / 8) * 8) for side in image_shape)
+                                photograph, self.image_shape, scales=self.scales,
+                                flip=self.flip)
 
 
 @contextmanager
@@ -140,7 +135,8 @@ def summary(result, checkpoint, split, network):
             frames.append({'name': name, **{key: measures[key]
                                             for key in ('MaxF', 'IoU', 'FPR', 'FNR')}})
     content = {'checkpoint': checkpoint, 'split': split, 'view': 'perspective',
-               'image_size': list(network.image_shape), 'flip_test': network.flip,
+               'image_size': list(network.image_shape), 'test_scale': list(network.scales),
+               'flip_test': network.flip,
                'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
                'scores': metrics.measures_by_category(result['histograms']), 'frames': frames}
     if result['bev_histograms']:

@@ -72,6 +72,6 @@ class Watch:
             helper.save_inference_samples(
                 self.folder.parent, data_dir, network.sess, network.image_shape, network.logits,
                 network.keep_prob, network.input_image, output_dir=self.folder / 'overlays',
-                flip=network.flip)
+                scales=network.scales, flip=network.flip)
         self.writer.close()
         report.write_report(self.folder)

@@ -219,20 +219,20 @@ def test_size_and_mirroring_can_be_other_than_in_the_training(run, capsys):
     def pictured():
         return json.loads((run / 'evaluation.json').read_text())
 
-    assert evaluate.main([str(run), '--test-scale', '1.5', '--flip-test']) == 0
-    assert pictured()['image_size'] == [48, 144] and pictured()['flip_test'] is True
-    page = (run / 'index.html').read_text()
-    assert 'seen at 48 × 144' in page and 'mirrored' in page
     assert evaluate.main([str(run)]) == 0
-    assert pictured()['image_size'] == [32, 96] and pictured()['flip_test'] is False
+    before = pictured()
+    assert evaluate.main([str(run), '--flip-test', '--test-scale', '1', '1.5']) == 0
+    after = pictured()
+    assert after['test_scale'] == [1, 1.5] and after['flip_test'] is True
+    assert after['loss'] != before['loss']
+    page = (run / 'index.html').read_text()
+    assert 'seen at 1 and 1.5 times' in page and 'mirrored' in page
+    assert evaluate.main([str(run)]) == 0
+    assert pictured()['test_scale'] == [1] and pictured()['flip_test'] is False
+    assert pictured()['loss'] == pytest.approx(before['loss'])
+    assert 'seen at' not in (run / 'index.html').read_text()
 
 
 def test_nothing_to_score_is_an_error():
     with pytest.raises(helper.InputError, match='no labelled photograph'):
         scoring.score(None, [])
-
-
-@pytest.mark.parametrize('size, scale, expected', [
-    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (248, 832)), ((10, 20), 0.1, (8, 8))])
-def test_size_after_training(size, scale, expected):
-    assert scoring.scaled_size(size, scale) == expected

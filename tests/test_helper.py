@@ -692,6 +692,23 @@ def test_probability_with_flip_is_the_mean_over_both_views():
     assert len(sess.feeds) == 2
 
 
+def test_probability_at_several_scales_is_their_mean():
+    """A network that answers by the width that it is shown."""
+    photograph = np.zeros((20, 50, 3), np.uint8)
+    road, sess = probability(lambda image: np.full(image.shape[:2], image.shape[1] / 40),
+                             photograph, (16, 40), scales=(1, 1.4, 2))
+    assert [feed['image'].shape[1:3] for feed in sess.feeds] == [(16, 40), (24, 56), (32, 80)]
+    expected = np.mean([1 / (1 + np.exp(-width / 40)) for width in (40, 56, 80)])
+    assert road.shape == (20, 50) and road.dtype == np.float32
+    np.testing.assert_allclose(road, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('size, scale, expected', [
+    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (248, 832)), ((10, 20), 0.1, (8, 8))])
+def test_scaled_size(size, scale, expected):
+    assert helper.scaled_size(size, scale) == expected
+
+
 def test_probability_with_flip_of_a_fair_network_is_that_without():
     photograph = np.random.default_rng(0).integers(0, 256, (4, 10, 3), dtype=np.uint8)
 
