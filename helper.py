@@ -247,9 +247,9 @@ def split_pairs(pairs, split):
         InputError: another split, or one that leaves nothing to train on or to validate.
     """
     kind, *numbers = split.split(':')
-    unused = []
     if split == 'none':
         return list(pairs), []
+    unused = []
     if split == 'val3':
         validation = numbered(pairs, VAL3)
     elif split == 'search':
@@ -375,8 +375,7 @@ def resize_pair(image, classes, image_shape):
     Returns:
         Such a pair of the size (H, W).
     """
-    return (resize(np.ascontiguousarray(image), image_shape),
-            resize(np.ascontiguousarray(classes), image_shape, Image.Resampling.NEAREST))
+    return resize(image, image_shape), resize(classes, image_shape, Image.Resampling.NEAREST)
 
 
 # Batches --------------------------------------------------------------------------------------

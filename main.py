@@ -440,7 +440,7 @@ def run(options):
             augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
                             scale=options.scale, colour=options.colour),
             first_epoch=progress.epoch)
-        samples = scoring.read_samples(validation)
+        samples = list(scoring.read_samples(validation))
 
         inference = {net.keep_prob: 1.0}
         cost = preflight.cost(sess, net.logits, shapes, net.input_image, options.image_size,

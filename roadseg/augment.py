@@ -35,7 +35,7 @@ def random_scale(rng, image, classes, strength, image_shape):
     box = (border + left, border + top, border + left + seen_width, border + top + seen_height)
 
     def seen(array, outside, resample):
-        surrounded = ImageOps.expand(Image.fromarray(np.ascontiguousarray(array)), border, outside)
+        surrounded = ImageOps.expand(Image.fromarray(array), border, outside)
         return np.asarray(surrounded.resize(image_shape[::-1], resample, box))
 
     return (seen(image, GREY, Image.Resampling.BILINEAR),

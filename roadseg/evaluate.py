@@ -139,10 +139,9 @@ def evaluate(run, split, data_dir, which='last', with_bev=False, scales=None, fl
             config=checkpoints.session_config(options['precision'])) as sess:
         path, network = open_network(sess, run, options, which, scales, flip)
         with scoring.averaged_weights(sess):
-            samples = ((image.stem, *helper.read_pair((image, label))) for image, label in pairs)
-            result = scoring.score(network, tqdm(samples, 'scoring', len(pairs), leave=False,
-                                                 disable=None),
-                                   run / 'validation', calibrations)
+            samples = tqdm(scoring.read_samples(pairs), 'scoring', len(pairs), leave=False,
+                           disable=None)
+            result = scoring.score(network, samples, run / 'validation', calibrations)
     write_json(run / 'evaluation.json', scoring.summary(result, path.name, split, network))
     report.write_report(run)
     return result
@@ -220,7 +219,7 @@ def main(argv=None):
             if len(args.runs) > 1:
                 raise InputError('--submission takes one run')
             count = write_submission(args.runs[0], args.data_dir, args.checkpoint,
-                                      args.submission, args.test_scale, args.flip_test)
+                                     args.submission, args.test_scale, args.flip_test)
             print(f'wrote {count} confidence maps to {args.submission}')
             return 0
         results = [evaluate(run, args.split, args.data_dir, args.checkpoint, args.bev,

@@ -69,12 +69,13 @@ def cross_entropy(probability, classes):
 
 
 def read_samples(pairs):
-    """Reads photographs and labels at their own size.
+    """Reads photographs and labels at their own size, one after the other.
 
-    Returns:
-        List of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
+    Yields:
+        (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
     """
-    return [(image.stem, *read_pair((image, label))) for image, label in pairs]
+    for image, label in pairs:
+        yield image.stem, *read_pair((image, label))
 
 
 def score(network, samples, pictures=None, calibrations=None):
@@ -135,8 +136,7 @@ def summary(result, checkpoint, split, network):
             frames.append({'name': name, **{key: measures[key]
                                             for key in ('MaxF', 'IoU', 'FPR', 'FNR')}})
     content = {'checkpoint': checkpoint, 'split': split, 'view': 'perspective',
-               'image_size': list(network.image_shape), 'test_scale': list(network.scales),
-               'flip_test': network.flip,
+               'test_scale': list(network.scales), 'flip_test': network.flip,
                'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
                'scores': metrics.measures_by_category(result['histograms']), 'frames': frames}
     if result['bev_histograms']:

@@ -17,7 +17,7 @@ class Watch:
         saver: `tf.train.Saver` of all variables.
         progress: `Progress`, kept up to date by the training.
         network: `scoring.Network`.
-        samples: held-out photographs from `scoring.read_samples`, [] for none.
+        samples: list of held-out photographs, as `scoring.read_samples` yields; [] for none.
         split: name of the split that holds them out.
     """
 
