@@ -538,6 +538,11 @@ def number(kind, low, high=math.inf):
     return convert
 
 
+def numbers(kind, low):
+    """Returns a converter to a list of `kind` of at least `low`: '1,1.3' -> [1.0, 1.3]."""
+    return lambda text: [number(kind, low)(part) for part in text.split(',')]
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
 
@@ -569,7 +574,7 @@ def build_parser():
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size of the photographs in training')
-    add('--test-scale', type=number(float, 0.1), nargs='+', default=[1.0], metavar='FACTOR',
+    add('--test-scale', type=numbers(float, 0.1), default='1', metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
     add('--epochs', type=number(int, 1), default=14, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')

@@ -1,8 +1,8 @@
 """Scores a trained run with KITTI's own measures.
 
     python -m roadseg.evaluate RUN [RUN ...] [--split val3|search|all|kfold:K] [--bev]
-                              [--checkpoint last|best] [--test-scale FACTOR ...] [--flip-test]
-                              [--submission FILE.zip]
+                              [--checkpoint last|best] [--flip-test]
+                              [--test-scale FACTOR[,FACTOR...]] [--submission FILE.zip]
 
 Prints the table, and writes `evaluation.json`, the pictures and the page of the run anew. Several
 runs on the same photographs, as with several seeds, give mean and sample standard deviation. Runs
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import helper
 from helper import InputError
-from main import number
+from main import numbers
 from roadseg import bev, checkpoints, report, scoring
 from roadseg.run_folder import read_options, write_json, write_whole
 
@@ -205,7 +205,7 @@ def main(argv=None):
     parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
                         help='best: of the epoch with the highest validation MaxF, which flatters '
                              'the score on the split it was chosen by (%(default)s)')
-    parser.add_argument('--test-scale', type=number(float, 0.1), nargs='+', metavar='FACTOR',
+    parser.add_argument('--test-scale', type=numbers(float, 0.1), metavar='FACTOR[,FACTOR...]',
                         help='predict at this size relative to that of the training; of several, '
                              'the mean (default: as in the training)')
     parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,

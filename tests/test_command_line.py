@@ -70,7 +70,8 @@ def test_an_image_size_that_is_none_is_refused(tmp_path, capsys, size):
     ('--epochs', '0'), ('--epochs', '1.5'), ('--batch-size', '0'), ('--learning-rate', 'fast'),
     ('--learning-rate', 'nan'), ('--keep-prob', '0'), ('--keep-prob', '1.01'),
     ('--freeze-blocks', '6'), ('--average-decay', '1'), ('--clip-norm', '0'), ('--seed', '-1'),
-    ('--schedule', 'linear'), ('--weight-decay', '-1'), ('--colour', '2'), ('--scale', '-1')])
+    ('--schedule', 'linear'), ('--weight-decay', '-1'), ('--colour', '2'), ('--scale', '-1'),
+    ('--test-scale', '0'), ('--test-scale', '1;2')])
 def test_a_value_out_of_range_is_refused_by_name(capsys, option, value):
     message = error_of(capsys, [option, value])
     assert option in message and value in message
@@ -98,13 +99,14 @@ def test_defaults():
     assert options.image_size == (192, 640)
     assert (options.data_dir, options.runs_dir, options.split) == ('data', 'runs', 'val3')
     assert options.flip is True and options.demo is False and options.own_data is False
-    assert options.max_steps is None and options.resume is None
+    assert options.max_steps is None and options.resume is None and options.test_scale == [1.0]
 
 
 def test_options_are_read():
     options = main.parse_args(['--image-size', '32X96', '--no-flip', '--flip-test',
-                               '--batch-size', '3', '--keep-prob', '1', '--split', 'kfold:5:2'])
-    assert options.image_size == (32, 96)
+                               '--batch-size', '3', '--keep-prob', '1', '--split', 'kfold:5:2',
+                               '--test-scale', '1,1.3'])
+    assert options.image_size == (32, 96) and options.test_scale == [1.0, 1.3]
     assert options.flip is False and options.flip_test is True
     assert (options.batch_size, options.keep_prob, options.split) == (3, 1.0, 'kfold:5:2')
 

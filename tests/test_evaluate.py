@@ -221,7 +221,7 @@ def test_size_and_mirroring_can_be_other_than_in_the_training(run, capsys):
 
     assert evaluate.main([str(run)]) == 0
     before = pictured()
-    assert evaluate.main([str(run), '--flip-test', '--test-scale', '1', '1.5']) == 0
+    assert evaluate.main(['--flip-test', '--test-scale', '1,1.5', str(run)]) == 0
     after = pictured()
     assert after['test_scale'] == [1, 1.5] and after['flip_test'] is True
     assert after['loss'] != before['loss']
