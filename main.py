@@ -86,12 +86,16 @@ def bilinear_kernel(size, channels):
     return kernel
 
 
-def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weight_decay=5e-5,
-           output_size=None):
+def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score_channels=None,
+           weight_decay=5e-5, output_size=None):
     """The decoder of FCN-8s: scores of three layers, upsampled and added.
 
     Pools 3 and 4 are scaled by 1e-4 and 1e-2 first, as in the authors' one-pass FCN-8s: their
     activations are that much larger than those of layer 7.
+
+    In the paper, a score is one number per class, and nothing finer can be drawn than a bilinear
+    surface on layer 3's grid of 8 pixels. With `score_channels`, it is that many numbers, which
+    the last transposed convolution turns into classes after a ReLU: each has a kernel of its own.
 
     Args:
         vgg_layer3_out: float32 tensor [N, H/8, W/8, D3].
@@ -99,6 +103,7 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weigh
         vgg_layer7_out: float32 tensor [N, H/32, W/32, D7]; D3, D4 and D7 are known, and the
             sizes are rounded up.
         num_classes: C.
+        score_channels: K, channels of the three scores; None for the paper's C.
         weight_decay: factor of the L2 loss of each kernel created here, which is added to
             the regularization losses of the graph.
         output_size: (H, W), int32 tensor [2] or pair; by default 8 times the size of layer 3.
@@ -107,22 +112,23 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weigh
         Logits, float32 tensor [N, H, W, C].
     """
     regularizer = l2_regularizer(weight_decay)
+    channels = score_channels or num_classes
 
     def score(inputs, name):
         with tf.variable_scope(name):
-            kernel = tf.get_variable('kernel', [1, 1, inputs.shape[-1], num_classes],
+            kernel = tf.get_variable('kernel', [1, 1, inputs.shape[-1], channels],
                                      initializer=tf.truncated_normal_initializer(stddev=0.01),
                                      regularizer=regularizer)
-            bias = tf.get_variable('bias', [num_classes], initializer=tf.zeros_initializer)
+            bias = tf.get_variable('bias', [channels], initializer=tf.zeros_initializer)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME'), bias)
 
-    def upsample(inputs, factor, size, name):
+    def upsample(inputs, kernel, size, name):
+        factor, outputs_depth = kernel.shape[0] // 2, kernel.shape[2]
         with tf.variable_scope(name):
-            kernel = tf.get_variable('kernel', initializer=bilinear_kernel(2 * factor, num_classes),
-                                     regularizer=regularizer)
-            shape = tf.concat([tf.shape(inputs)[:1], size, [num_classes]], axis=0)
+            kernel = tf.get_variable('kernel', initializer=kernel, regularizer=regularizer)
+            shape = tf.concat([tf.shape(inputs)[:1], size, [outputs_depth]], axis=0)
             outputs = tf.nn.conv2d_transpose(inputs, kernel, shape, factor, padding='SAME')
-            outputs.set_shape([None, None, None, num_classes])
+            outputs.set_shape([None, None, None, outputs_depth])
             return outputs
 
     size3, size4 = tf.shape(vgg_layer3_out)[1:3], tf.shape(vgg_layer4_out)[1:3]
@@ -130,9 +136,14 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, weigh
         score7 = score(vgg_layer7_out, 'score7')
         score4 = score(1e-2 * vgg_layer4_out, 'score4')
         score3 = score(1e-4 * vgg_layer3_out, 'score3')
-        fused4 = upsample(score7, 2, size4, 'upsample2') + score4
-        fused3 = upsample(fused4, 2, size3, 'upsample4') + score3
-        scores = upsample(fused3, 8, 8 * size3, 'upsample32')
+        fused4 = upsample(score7, bilinear_kernel(4, channels), size4, 'upsample2') + score4
+        fused3 = upsample(fused4, bilinear_kernel(4, channels), size3, 'upsample4') + score3
+        last = bilinear_kernel(16, num_classes)
+        if score_channels:
+            fused3 = tf.nn.relu(fused3)
+            last = bilinear_kernel(16, 1) * tf.random.normal(
+                [num_classes, channels], stddev=(2 * channels) ** -0.5)
+        scores = upsample(fused3, last, 8 * size3, 'upsample32')
         if output_size is None:
             return scores
         # Cut here: a transposed convolution of odd size would shift the scores by up to 3 pixels.
@@ -395,6 +406,7 @@ def build(sess, vgg_path, options):
     input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, str(vgg_path))
     add_weight_decay(trained_variables(options.freeze_blocks), options.weight_decay)
     nn_last_layer = layers(layer3_out, layer4_out, layer7_out, NUM_CLASSES,
+                           score_channels=options.score_channels,
                            weight_decay=options.weight_decay,
                            output_size=tf.shape(input_image)[1:3])
     correct_label = tf.placeholder(tf.bool, [None, None, None, NUM_CLASSES], 'correct_label')
@@ -581,6 +593,8 @@ def build_parser():
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
     add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
         help="of the decoder's learning rate")
+    add('--score-channels', type=number(int, 0), default=32, metavar='K',
+        help="channels of the decoder's scores; 0 for one per class, as in the paper")
     add('--schedule', choices=('cosine', 'constant'), default='cosine',
         help='of the learning rate, after the warm-up')
     add('--warmup', type=number(int, 0), default=100, metavar='STEPS',

@@ -124,7 +124,7 @@ def test_load_vgg_names_the_folder_that_has_lost_its_weights(tmp_path):
 
 # layers ---------------------------------------------------------------------------------------
 
-C = 3
+C, K = 3, 5
 SIZES = {3: (10, 13, D3), 4: (5, 7, D4), 7: (3, 4, D7)}      # of an image of 75 x 101
 
 
@@ -176,6 +176,25 @@ def test_layers_is_three_scorings_and_three_upsamplings():
         kernels = [tuple(op.inputs[1].shape.as_list()) for op in decoder.upsamplings]
         assert kernels == [(4, 4, C, C), (4, 4, C, C), (16, 16, C, C)]
         assert len(tf.trainable_variables()) == 3 * 2 + 3
+
+
+def test_layers_with_score_channels_mixes_them_into_classes_at_the_end():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        decoder = build_decoder(score_channels=K)
+        kernels = [tuple(op.inputs[1].shape.as_list()) for op in decoder.scorings]
+        assert sorted(kernels) == [(1, 1, D3, K), (1, 1, D7, K), (1, 1, D4, K)]
+        kernels = [tuple(op.inputs[1].shape.as_list()) for op in decoder.upsamplings]
+        assert kernels == [(4, 4, K, K), (4, 4, K, K), (16, 16, C, K)]
+        main.initialize_new(sess)
+        scores = sess.run(decoder.logits, zeros(decoder))
+        assert scores.shape == (2, 80, 104, C)
+        # through a ReLU: channels below zero say nothing, those above differ by class
+        biases = [variable for variable in tf.trainable_variables() if 'bias' in variable.name]
+        for value, silent in ((-1, True), (1, False)):
+            for bias in biases:
+                bias.load(np.full(K, value), sess)
+            by_class = sess.run(decoder.logits, zeros(decoder))[0, 40, 52]
+            assert (not by_class.any()) == silent and (np.ptp(by_class) == 0) == silent
 
 
 @pytest.mark.parametrize('which, factor', [(0, 2), (1, 2), (2, 8)])

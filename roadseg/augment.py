@@ -10,10 +10,12 @@ GREY = (124, 116, 104)      # the mean of ImageNet
 
 
 def random_scale(rng, image, classes, strength, image_shape):
-    """Zooms in or out about a random point, changes the aspect a little, and resizes.
+    """Zooms in or out about a random point of the lower edge, changes the aspect a little, and
+    resizes.
 
     In one step, so that what is seen zoomed is as sharp as the photograph allows. What comes
-    in from outside is grey and ignored.
+    in from outside is grey and ignored. The lower edge stays where it is, as there KITTI's
+    labels mostly end some rows early: where that edge moves about, this can't be learned.
 
     Args:
         rng: numpy Generator.
@@ -30,7 +32,7 @@ def random_scale(rng, image, classes, strength, image_shape):
     scale = np.exp(rng.uniform(-np.log(1 + strength / 2), np.log(1 + strength)))
     seen_width, seen_height = width / scale, height / scale * np.exp(rng.uniform(-0.1, 0.1))
     left = (width - seen_width) * rng.random()
-    top = (height - seen_height) * rng.random()
+    top = height - seen_height
     border = max(0, math.ceil(max(seen_width - width, seen_height - height)))
     box = (border + left, border + top, border + left + seen_width, border + top + seen_height)
 

@@ -65,6 +65,15 @@ def test_scale_zooms_out_and_in_within_its_bounds():
     assert 1.3 < max(sizes) <= 1.5 + 0.05
 
 
+def test_scale_keeps_the_lower_edge_where_it_is():
+    for seed in range(30):
+        image, classes = square()
+        classes[-4:] = 1
+        _, classes = augment.random_scale(generator(seed), image, classes, 0.5, SHAPE)
+        inside = classes[-2:] != IGNORED        # zoomed out, there is an outside left and right
+        assert inside.mean() > 0.7 and (classes[-2:][inside] == 1).all()
+
+
 def test_scale_takes_flipped_views():
     image, classes = square()
     mirrored = augment.random_scale(generator(), image[:, ::-1], classes[:, ::-1], 0.5, SHAPE)
