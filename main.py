@@ -588,7 +588,7 @@ def build_parser():
         help='size of the photographs in training')
     add('--test-scale', type=numbers(float, 0.1), default='1', metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
-    add('--epochs', type=number(int, 1), default=14, help='passes over the photographs')
+    add('--epochs', type=number(int, 1), default=10, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
     add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
     add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',

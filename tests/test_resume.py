@@ -141,8 +141,8 @@ def test_checkpoint_of_another_network_is_an_error(whole):
 
 def test_checkpoint_of_another_class_count_is_an_error(whole):
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.get_variable('decoder/score7/bias', [5])
-        with pytest.raises(InputError, match=r'another network.*score7/bias.*\[2\].*\[5\]'):
+        tf.get_variable('decoder/upsample32/kernel', [16, 16, 5, 32])
+        with pytest.raises(InputError, match=r'another network.*upsample32/kernel.* 2, .* 5, '):
             checkpoints.restore(sess, tf.train.Saver(), whole)
 
 
