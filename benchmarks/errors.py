@@ -2,8 +2,9 @@
 
     python benchmarks/errors.py RUN
 
-Wrong at threshold 0.5, per 100 pixels of road, by the distance to the border of the road; and how
-often each of the last rows of a photograph is labelled "no road" under columns that are road.
+Wrong at threshold 0.5, per 100 pixels of road: in the last rows, and above them by the distance to
+the border of the road. Then, how often each of the last rows is labelled "no road" under columns that
+are road.
 """
 import argparse
 import sys
@@ -26,13 +27,13 @@ ROWS_ABOVE = 12                 # a column counts if this row from the bottom is
 
 
 def wrong_pixels(probability, classes):
-    """Returns counts of wrong pixels by distance, (5,); in the last rows; and of road pixels."""
+    """Returns counts of wrong pixels in the last rows; above, by distance; and of road pixels."""
     road = classes == 1
     wrong = ((probability >= 0.5) != road) & (classes != helper.IGNORED)
     distance = np.where(road, distance_transform_edt(road), distance_transform_edt(~road))
-    near = np.bincount(np.digitize(distance[wrong], DISTANCES, right=True),
-                       minlength=len(DISTANCES) + 1)
-    return near, wrong[-LAST_ROWS:].sum(), road.sum()
+    bins = np.digitize(distance[:-LAST_ROWS][wrong[:-LAST_ROWS]], DISTANCES, right=True)
+    above = np.bincount(bins, minlength=len(DISTANCES) + 1)
+    return np.array([wrong[-LAST_ROWS:].sum(), *above, road.sum()])
 
 
 def cut_rows(classes):
@@ -50,9 +51,8 @@ def command():
     options = read_options(args.run)
     folder = Path(args.data_dir or options['data_dir']) / 'data_road/training'
     seen, held_out = helper.split_pairs(helper.paired_paths(folder), options['split'])
-    print('              MaxF   wrong pixels per 100 of road, of which within'
-          + ''.join(f'{distance:5d} px' for distance in DISTANCES)
-          + f'   beyond   last {LAST_ROWS} rows')
+    print(f'              MaxF   wrong   last {LAST_ROWS} rows   above: '
+          + ''.join(f'  <= {distance:2d} px' for distance in DISTANCES) + '  farther')
     bottom = []
     with tf.Graph().as_default(), tf.Session(
             config=checkpoints.session_config(options['precision'])) as sess:
@@ -65,14 +65,13 @@ def command():
                     probability = network.look(photograph)
                     histograms[stem] = metrics.confidence_histograms(
                         scoring.confidence(probability), classes == 1, classes != helper.IGNORED)
-                    counts.append(np.hstack(wrong_pixels(probability, classes)))
+                    counts.append(wrong_pixels(probability, classes))
                     cut.append(cut_rows(classes))
-                *near, last, road = np.sum(counts, axis=0)
+                *wrong, road = np.sum(counts, axis=0)
                 maxf = metrics.measures_by_category(histograms)[metrics.POOLED]['MaxF']
-                shares = 100 * np.array([sum(near), *near, last]) / road
-                print(f'{name:10}  {maxf:6.2f}   {shares[0]:21.2f}{"":20}'
-                      + ''.join(f'{share:8.2f}' for share in shares[1:-1])
-                      + f'{shares[-1]:14.2f}')
+                last, *above = (100 * count / road for count in wrong)
+                print(f'{name:10}  {maxf:6.2f}  {last + sum(above):6.2f}  {last:11.2f}          '
+                      + ''.join(f'{share:10.2f}' for share in above))
                 bottom.append((name, np.sum(cut, axis=0)))
     for name, (*rows, columns) in bottom:
         print(f'{name}: labelled "no road" in the last row, the one above it, ...: '
