@@ -103,7 +103,7 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
         vgg_layer7_out: float32 tensor [N, H/32, W/32, D7]; D3, D4 and D7 are known, and the
             sizes are rounded up.
         num_classes: C.
-        score_channels: K, channels of the three scores; None for the paper's C.
+        score_channels: K, channels of the three scores; None or 0 for the paper's C.
         weight_decay: factor of the L2 loss of each kernel created here, which is added to
             the regularization losses of the graph.
         output_size: (H, W), int32 tensor [2] or pair; by default 8 times the size of layer 3.
@@ -123,12 +123,12 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME'), bias)
 
     def upsample(inputs, kernel, size, name):
-        factor, outputs_depth = kernel.shape[0] // 2, kernel.shape[2]
+        factor, depth = kernel.shape[0] // 2, kernel.shape[2]
         with tf.variable_scope(name):
             kernel = tf.get_variable('kernel', initializer=kernel, regularizer=regularizer)
-            shape = tf.concat([tf.shape(inputs)[:1], size, [outputs_depth]], axis=0)
+            shape = tf.concat([tf.shape(inputs)[:1], size, [depth]], axis=0)
             outputs = tf.nn.conv2d_transpose(inputs, kernel, shape, factor, padding='SAME')
-            outputs.set_shape([None, None, None, outputs_depth])
+            outputs.set_shape([None, None, None, depth])
             return outputs
 
     size3, size4 = tf.shape(vgg_layer3_out)[1:3], tf.shape(vgg_layer4_out)[1:3]
