@@ -2,9 +2,9 @@
 
     python benchmarks/errors.py RUN
 
-Wrong at threshold 0.5, per 100 pixels of road: in the last rows, and above them by the distance to
-the border of the road. Then, how often each of the last rows is labelled "no road" under columns that
-are road.
+Wrong at threshold 0.5, per 100 pixels of road: in the last rows, and above them by the distance
+to the border of the road. Then, how often each of the last rows is labelled "no road" under
+columns that are road.
 """
 import argparse
 import sys
