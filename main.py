@@ -138,11 +138,12 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
         score3 = score(1e-4 * vgg_layer3_out, 'score3')
         fused4 = upsample(score7, bilinear_kernel(4, channels), size4, 'upsample2') + score4
         fused3 = upsample(fused4, bilinear_kernel(4, channels), size3, 'upsample4') + score3
-        last = bilinear_kernel(16, num_classes)
         if score_channels:
             fused3 = tf.nn.relu(fused3)
             last = bilinear_kernel(16, 1) * tf.random.normal(
                 [num_classes, channels], stddev=(2 * channels) ** -0.5)
+        else:
+            last = bilinear_kernel(16, num_classes)
         scores = upsample(fused3, last, 8 * size3, 'upsample32')
         if output_size is None:
             return scores
@@ -550,9 +551,9 @@ def number(kind, low, high=math.inf):
     return convert
 
 
-def numbers(kind, low):
-    """Returns a converter to a list of `kind` of at least `low`: '1,1.3' -> [1.0, 1.3]."""
-    return lambda text: [number(kind, low)(part) for part in text.split(',')]
+def factors(text):
+    """'1,1.3' -> [1.0, 1.3], each at least 0.1."""
+    return [number(float, 0.1)(part) for part in text.split(',')]
 
 
 class Parser(argparse.ArgumentParser):
@@ -586,7 +587,7 @@ def build_parser():
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size of the photographs in training')
-    add('--test-scale', type=numbers(float, 0.1), default='1', metavar='FACTOR[,FACTOR...]',
+    add('--test-scale', type=factors, default='1', metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
     add('--epochs', type=number(int, 1), default=10, help='passes over the photographs')
     add('--batch-size', type=number(int, 1), default=1, help='photographs a step')

@@ -44,7 +44,8 @@ def command():
         image, keep_prob, *outputs = main.load_vgg(sess, str(Path(args.data_dir) / 'vgg'))
         label = tf.placeholder(tf.bool, [None, None, None, 2])
         _, train_op, loss = main.optimize(
-            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3]), label,
+            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3],
+                        score_channels=defaults.score_channels), label,
             tf.constant(1e-5), 2, clip_norm=1.0, freeze_blocks=defaults.freeze_blocks,
             average_decay=defaults.average_decay)
         main.initialize_new(sess)

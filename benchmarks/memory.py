@@ -39,7 +39,8 @@ def measure(data_dir, image_size, batch_size, freeze_blocks, precision):
         image, keep_prob, *outputs = main.load_vgg(sess, str(Path(data_dir) / 'vgg'))
         label = tf.placeholder(tf.bool, [None, None, None, 2])
         logits, train_op, _ = main.optimize(
-            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3]), label,
+            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3],
+                        score_channels=main.build_parser().get_default('score_channels')), label,
             tf.constant(1e-4), 2, clip_norm=1.0, freeze_blocks=freeze_blocks, average_decay=0.99)
         shapes = preflight.layer_shapes(logits)
         main.initialize_new(sess)

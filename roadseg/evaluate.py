@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import helper
 from helper import InputError
-from main import numbers
+from main import factors
 from roadseg import bev, checkpoints, report, scoring
 from roadseg.run_folder import read_options, write_json, write_whole
 
@@ -205,7 +205,7 @@ def main(argv=None):
     parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
                         help='best: of the epoch with the highest validation MaxF, which flatters '
                              'the score on the split it was chosen by (%(default)s)')
-    parser.add_argument('--test-scale', type=numbers(float, 0.1), metavar='FACTOR[,FACTOR...]',
+    parser.add_argument('--test-scale', type=factors, metavar='FACTOR[,FACTOR...]',
                         help='predict at this size relative to that of the training; of several, '
                              'the mean (default: as in the training)')
     parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
