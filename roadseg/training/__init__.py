@@ -1,0 +1,1 @@
+"""What a training run needs beyond the script: options, device, input, checkpoints, records."""
