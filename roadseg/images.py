@@ -1,0 +1,291 @@
+"""Reading photographs of any kind, resizing them, and painting classes on them."""
+import io
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from roadseg.errors import InputError
+from roadseg.files import check_file, write_whole
+
+PIXEL_LIMIT = 100_000_000       # 100 megapixels are 300 MB; the sensor of a camera has 8 to 60
+_FORMATS = ('PNG', 'JPEG', 'MPO', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
+_REMEDY = 'expected a PNG, JPEG, TIFF, WebP or BMP file'
+_LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
+
+
+# Reading --------------------------------------------------------------------------------------
+
+def read_image(path):
+    """Reads a photograph as it is meant to be seen.
+
+    Of grey, palette, CMYK and 1-bit pictures the colours are converted; 16 bits become 8;
+    transparency is dropped; a rotation noted by the camera (EXIF) is applied.
+
+    Args:
+        path: of a PNG, JPEG, TIFF, WebP, BMP, PPM or JPEG 2000 file.
+
+    Returns:
+        uint8 ndarray (H, W, 3), RGB.
+
+    Raises:
+        InputError: the file is missing, damaged, animated, larger than `PIXEL_LIMIT`, or has
+            values without a scale (floating point or 32 bits).
+    """
+    image = _decode(path)
+    if image.mode.startswith('I'):
+        # All that `_decode` lets through have 16 bits; 65535 / 257 = 255.
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if 'transparency' in image.info:
+        image = image.convert('RGBA')       # Pillow warns where a palette goes to RGB at once
+    try:
+        return np.array(image.convert('RGB'))
+    except ValueError as error:
+        raise InputError(f'{path} is not a readable image: {error}; {_REMEDY}') from error
+
+
+def check_image(path):
+    """Decodes a photograph, to find out now whether it can be read.
+
+    Returns:
+        (H, W) in pixels.
+
+    Raises:
+        InputError: see `read_image`.
+    """
+    return _decode(path).size[::-1]
+
+
+def _decode(path):
+    """Opens and decodes an image file, rotated as its EXIF says.
+
+    Returns:
+        PIL Image; of the modes 'I', 'I;16', 'I;16B' only with values from 0 to 65535.
+
+    Raises:
+        InputError: see `read_image`.
+    """
+    if check_file(path, _REMEDY) == 0:
+        raise InputError(f'{path} is not a readable image: it is empty; {_REMEDY}')
+    # Pillow's warning starts at 89 megapixels; the limit here comes after it.
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            problem = _problem(image)
+            if problem is None:
+                return ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        problem = f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error})'
+    except (OSError, SyntaxError, ValueError) as error:     # Pillow raises all three
+        raise InputError(f'{path} is not a readable image: {error}; {_REMEDY}') from error
+    raise InputError(f'{path} cannot be used: {problem}')
+
+
+def _problem(image):
+    """Returns why an image that was opened, not decoded, is not for use; None where it is."""
+    width, height = image.size
+    if width * height > PIXEL_LIMIT:
+        return (f'its {width} x {height} pixels are more than {PIXEL_LIMIT / 1e6:.0f} '
+                'megapixels; make it smaller')
+    # A telephone's MPO file is a JPEG photograph with something extra behind it.
+    if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
+        return (f'it is an animated or multi-page {image.format} of {image.n_frames} pictures; '
+                'save the one that is meant')
+    if image.mode == 'F' or (image.mode == 'I' and image.format not in ('PPM', 'PNG')):
+        kind = 'floating point' if image.mode == 'F' else '32-bit'
+        return f'it has {kind} values, whose white is unknown; save it with 8 or 16 bits'
+    return None
+
+
+# Resizing -------------------------------------------------------------------------------------
+
+def resize(array, image_shape, resample=Image.Resampling.BILINEAR):
+    """Resizes a uint8 (H, W[, 3]) or float32 (H, W) array to `image_shape` (H, W)."""
+    height, width = image_shape
+    return np.asarray(Image.fromarray(array).resize((width, height), resample))
+
+
+def resize_pair(image, classes, image_shape):
+    """Resizes a photograph bilinearly, its label to the nearest: a mixed colour is no class.
+
+    Args:
+        image: uint8 ndarray (h, w, 3).
+        classes: uint8 ndarray (h, w).
+        image_shape: (H, W).
+
+    Returns:
+        Such a pair of the size (H, W).
+    """
+    return resize(image, image_shape), resize(classes, image_shape, Image.Resampling.NEAREST)
+
+
+def scaled_size(image_shape, scale):
+    """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
+    if scale == 1:
+        return tuple(image_shape)
+    return tuple(max(8, round(side * scale / 8) * 8) for side in image_shape)
+
+
+def thumbnail_size(image_shape, width):
+    """The size (H, W) of a picture of that shape `width` pixels wide, at least a pixel high."""
+    return max(1, round(width * image_shape[0] / image_shape[1])), width
+
+
+# Painting -------------------------------------------------------------------------------------
+
+def paint(photograph, classes, palette, opacity=0.5, outlined=True):
+    """Paints classes on a photograph in translucent colours.
+
+    Args:
+        photograph: uint8 ndarray (H, W, 3), RGB.
+        classes: uint8 ndarray (H, W) of class numbers; those without a colour stay bare.
+        palette: list of at most 253 colours (red, green, blue), 0-255, by class number; None
+            for a class that is not painted.
+        opacity: 0-1, of the colours.
+        outlined: whether to draw a light line around each area and a dark one around that, as
+            green hardly shows on grass.
+
+    Returns:
+        uint8 ndarray (H, W, 3).
+    """
+    # From here on, 0 is bare and k + 1 the class k, so that 254 and 255 are free for lines.
+    areas, colours, alpha = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8), np.zeros(256)
+    for number, colour in enumerate(palette):
+        if colour is not None:
+            areas[number], colours[number + 1], alpha[number + 1] = number + 1, colour, opacity
+    codes = areas[classes]
+    if outlined:
+        inner, outer = outline(codes, max(1, round(max(classes.shape) / 1200)))
+        codes[outer], codes[inner] = 254, 255
+        colours[254:], alpha[254:] = (_DARK, _LIGHT), 1
+    layer = Image.fromarray(codes)
+    mask = layer.point((alpha * 255).astype(int).tolist())
+    layer.putpalette(colours.tobytes())
+    return np.array(Image.composite(layer.convert('RGB'), Image.fromarray(photograph), mask))
+
+
+def overlay(photograph, mask, colour=(0, 255, 0), opacity=0.5, outlined=True):
+    """Paints one mask on a photograph, in translucent green.
+
+    Args:
+        photograph: uint8 ndarray (H, W, 3), RGB.
+        mask: bool ndarray (H, W).
+        colour, opacity, outlined: see `paint`.
+
+    Returns:
+        uint8 ndarray (H, W, 3).
+    """
+    return paint(photograph, mask.astype(np.uint8), [None, colour], opacity, outlined)
+
+
+def outline(classes, width=1):
+    """Where classes meet.
+
+    Args:
+        classes: bool or uint8 ndarray (H, W): a mask, or class numbers.
+        width: of each line, in pixels.
+
+    Returns:
+        Two bool ndarrays (H, W): the pixels of which one within `width` to the left, right,
+        above or below is of a lower class (for a mask, its rim), and those of which one is of
+        a higher class (the rim around it). Where three classes meet, a pixel may be in both.
+    """
+    inner, outer = np.zeros(classes.shape, bool), np.zeros(classes.shape, bool)
+    for of, rims, others in ((classes, inner, outer), (classes.T, inner.T, outer.T)):
+        for distance in range(1, width + 1):
+            ahead, behind = of[distance:], of[:-distance]
+            for higher, inside, outside in (
+                    (ahead > behind, rims[distance:], others[:-distance]),
+                    (ahead < behind, rims[:-distance], others[distance:])):
+                inside |= higher
+                outside |= higher
+    return inner, outer
+
+
+def legend(names, palette, height=20, width=None):
+    """Draws the classes' names beside their colours, to put under an overlay.
+
+    Args:
+        names: list of text, by class number.
+        palette: list of colours, see `paint`; classes without one are left out.
+        height: of a row, in pixels.
+        width: of the picture; names that do not fit go to the next row. By default all are in
+            one row.
+
+    Returns:
+        uint8 ndarray (rows * height, width, 3), RGB, dark on white.
+    """
+    font = ImageFont.load_default(max(1, height * 0.6))
+    gap, swatch = height // 4, height // 2
+    entries, x, row = [], gap, 0
+    for name, colour in zip(names, palette):
+        if colour is not None:
+            length = swatch + gap + math.ceil(font.getlength(name)) + 2 * gap
+            if width is not None and x > gap and x + length > width:
+                x, row = gap, row + 1
+            entries.append((x, row * height, name, tuple(map(int, colour))))
+            x += length
+    width = x if width is None else width
+    picture = Image.new('RGB', (max(1, width), (row + 1) * height), _LIGHT)
+    draw = ImageDraw.Draw(picture)
+    for x, y, name, colour in entries:
+        draw.rectangle((x, y + gap, x + swatch, y + gap + swatch), colour, _DARK)
+        draw.text((x + swatch + gap, y + height / 2), name, _DARK, font, anchor='lm')
+    return np.array(picture)
+
+
+# Writing --------------------------------------------------------------------------------------
+
+def write_image(path, array, compress_level=1, quality=75):
+    """Writes the image file `path`, whole or not at all.
+
+    Args:
+        path: its ending, such as .png or .jpg, tells the format.
+        array: uint8 ndarray (H, W) or (H, W, 3).
+        compress_level: 0-9, of a PNG; 1 takes a third of the time of 6.
+        quality: 1-95, of a JPEG.
+
+    Raises:
+        InputError: it can't be written, for instance because the disk is full, or its ending
+            tells no format.
+    """
+    _write(path, Image.fromarray(array), compress_level=compress_level, quality=quality)
+
+
+def write_mask(path, classes, palette=None):
+    """Writes class numbers as a PNG whose values are the numbers and which viewers show coloured.
+
+    Args:
+        path: ends in .png.
+        classes: uint8 ndarray (H, W).
+        palette: list of colours (red, green, blue) by class number, None for black; by default
+            the file is grey.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    image = Image.fromarray(classes)
+    if palette is not None:
+        colours = np.zeros((256, 3), np.uint8)      # all 256, lest Pillow writes fewer bits
+        for number, colour in enumerate(palette):
+            colours[number] = 0 if colour is None else colour
+        image.putpalette(colours.tobytes())
+    _write(path, image, compress_level=6)       # large areas of a number take little
+
+
+def _write(path, image, **settings):
+    """Encodes an image in memory and writes it whole."""
+    suffix = Path(path).suffix.lower()
+    Image.init()
+    if suffix not in Image.EXTENSION:
+        raise InputError(f"cannot write {path}: '{suffix}' is no ending of a picture; use .png "
+                         'or .jpg')
+    encoded = io.BytesIO()
+    try:
+        image.save(encoded, Image.EXTENSION[suffix], **settings)
+    except OSError as error:        # of the format, as nothing is written yet
+        raise InputError(f'cannot write {path}: {error}') from error
+    write_whole(path, encoded.getvalue(), durable=False)
