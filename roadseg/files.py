@@ -21,6 +21,7 @@ _REASONS = {
     errno.EACCES: 'permission denied',
     errno.EPERM: 'operation not permitted',
     errno.ENOENT: 'no such file or folder',
+    errno.EEXIST: 'something of that name is there already',
     errno.ENOTDIR: 'a file stands where a folder should',
     errno.EISDIR: 'a folder stands where a file should',
     errno.ENAMETOOLONG: 'the name is too long',
@@ -183,7 +184,7 @@ def move_into_place(part, path, durable=True):
 
 def _sync(path):
     """Waits until the disk has a file's content, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
