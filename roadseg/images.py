@@ -11,7 +11,7 @@ from roadseg.errors import InputError
 from roadseg.files import check_file, write_whole
 
 PIXEL_LIMIT = 100_000_000       # 100 megapixels are 300 MB; the sensor of a camera has 8 to 60
-_FORMATS = ('PNG', 'JPEG', 'MPO', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
+_FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP or BMP file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
 
