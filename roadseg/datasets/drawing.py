@@ -1,41 +1,21 @@
-"""Road scenes drawn by rule, in KITTI Road's own layout, colours and file names.
-
-They let the whole path (read, train, score, overlay) run with nothing downloaded, as in
-`python main.py --demo`, and let tests train on something that can be learned in a minute.
+"""Road scenes drawn by rule, each with labels that are exact.
 
 A scene is a flat ground seen by a pinhole camera. Every ground pixel knows how far ahead it is,
 `z`, and how far it lies from the middle of the (curved) road, `s`, both in metres: road, marks,
 verge, texture and shadows are functions of the two, so the label is exact. What stands on the
 ground is drawn over it as polygons, at twice the size, from far to near; whatever it covers is
 not road.
-
-    python -m roadseg.synthetic --out data/demo
 """
-import argparse
 import functools
-import json
 import math
-import shutil
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
-from helper import VAL3, InputError
-
-CATEGORIES = tuple(VAL3)        # urban marked, urban multiple marked lanes, urban unmarked
-
-# (height, width) of KITTI's photographs and how often each occurs, about as in the original.
-KITTI_SIZES = ((375, 1242), (370, 1226), (376, 1241), (374, 1238), (370, 1224))
-KITTI_SIZE_SHARES = (.7, .1, .1, .05, .05)
+CATEGORIES = ('um', 'umm', 'uu')    # urban marked, urban multiple marked lanes, urban unmarked
 
 RED, MAGENTA, BLACK = (255, 0, 0), (255, 0, 255), (0, 0, 0)
-
-# Raised whenever the pictures change, so that older folders are drawn again.
-DRAWING = 2
 
 EYE = 1.65           # metres of the camera above the road
 BEND_END = 90.       # metres ahead up to which the road bends; it runs straight from there
@@ -121,7 +101,7 @@ class _Thing(NamedTuple):
     look: int        # seeds its colours and details
 
 
-# ---------------------------------------------------------------------------------- textures
+# Textures ---------------------------------------------------------------------------------------
 
 @functools.lru_cache(maxsize=None)
 def _noise(roughness):
@@ -148,7 +128,7 @@ def _sample(tile, rows, columns):
 
 
 @functools.lru_cache(maxsize=None)
-def _foliage():
+def foliage():
     """Trees and bushes, each as a list of RGBA images of 384, 192, 96, 48 and 24 rows.
 
     Returns:
@@ -202,7 +182,7 @@ def _tone(colour, factor):
     return tuple(int(min(max(part * factor, 0), 255)) for part in colour)
 
 
-# ------------------------------------------------------------------------- what is in a scene
+# What is in a scene -----------------------------------------------------------------------------
 
 def _pick_view(rng, category, size, road):
     height, width = size
@@ -288,7 +268,7 @@ def _place_things(rng, road, view):
     return things
 
 
-# ---------------------------------------------------------------------------- sky and ground
+# Sky and ground ---------------------------------------------------------------------------------
 
 def _draw_sky(rng, weather, view, rows):
     """(rows, W, 3) float32 in [0, 255]: gradient, clouds, hills and a row of trees far away.
@@ -442,7 +422,7 @@ def _shadows(s, z, x, things, shade, sun):
     return light
 
 
-# ------------------------------------------------------------------------ what stands upright
+# What stands upright ----------------------------------------------------------------------------
 
 class _Canvas:
     """The picture at twice its size, and beside it the mask of what has been drawn over it."""
@@ -668,7 +648,7 @@ def _draw_post(canvas, thing):
                         for a in np.linspace(0, 2 * math.pi, 18, endpoint=False)], colour)
 
 
-# --------------------------------------------------------------------------------- the scene
+# The scene --------------------------------------------------------------------------------------
 
 def draw_scene(rng, category, size=(375, 1242)):
     """Draws one road scene, its label and its camera's calibration.
@@ -703,7 +683,7 @@ def draw_scene(rng, category, size=(375, 1242)):
     ground, s, z = _draw_ground(rng, view, road, things, weather, first, sun)
     flat = np.clip(np.concatenate([sky, ground]), 0, 255).astype(np.uint8)
     canvas = _Canvas(flat, view, weather, sun)
-    plants = _foliage()
+    plants = foliage()
     # Far to near. A house counts as far as its far end: cars before it are drawn over it.
     for thing in sorted(things, key=lambda thing: -thing.z - thing.length):
         if thing.kind == 'building':
@@ -759,140 +739,3 @@ def _expose(rng, image, weather):
     image = image.point([int(min(max(v * g * 255, 0), 255)) for g in gain for v in curve])
     grain = rng.integers(-4, 5, (image.height, image.width, 1), dtype=np.int16)
     return np.clip(np.asarray(image, np.int16) + grain, 0, 255).astype(np.uint8)
-
-
-# ------------------------------------------------------------------------------ the data set
-
-def write_kitti(folder, train=84, test=12, seed=0, held_out=5, size=None):
-    """Writes scenes as KITTI Road's archive lays them out, with a progress bar on a terminal.
-
-        folder/data_road/training/image_2/um_000056.png
-        folder/data_road/training/gt_image_2/um_road_000056.png
-        folder/data_road/training/calib/um_000056.txt
-        folder/data_road/testing/image_2/um_000000.png
-
-    Training scenes are numbered for the split `val3`, which holds out um_000079-094,
-    umm_000080-095 and uu_000082-097. In each category the last `held_out` scenes take the first
-    of those numbers and the others the numbers just before, so that whatever splits KITTI in
-    that way splits these scenes too: 84 scenes are 3 x 23 to train on (um_000056-078 and so on)
-    and 3 x 5 held out (um_000079-083 and so on).
-
-    A scene is a function of seed, use, category and number: it is the same whatever `train` and
-    `test` are. The scenes are drawn into a folder beside, which gets its name when it is
-    complete. A complete `folder/data_road` with the same settings is left alone; one with other
-    settings is replaced if this function made it.
-
-    Args:
-        folder: where `data_road` goes.
-        train: number of scenes with labels, a multiple of 3.
-        test: number of scenes without labels, a multiple of 3.
-        seed: not negative.
-        held_out: how many of each category's training scenes are in `val3`, 0 to 16.
-        size: (height, width) of all scenes; None gives KITTI's five sizes, mostly 375 x 1242.
-
-    Returns:
-        Path of `folder/data_road`.
-
-    Raises:
-        ValueError: a number is out of range.
-        InputError: there is a `data_road` that this function did not write.
-    """
-    folder = Path(folder) / 'data_road'
-    settings = dict(drawing=DRAWING, train=train, test=test, seed=seed, held_out=held_out,
-                    size=size and list(size))
-    scenes = _scenes(train, test, held_out)
-    if folder.exists():
-        if not (folder / 'scenes.json').exists():
-            raise InputError(f"{folder} exists and has no scenes.json, so it does not hold "
-                                  f"drawn scenes; name another folder for them")
-        if _is_complete(folder, settings):
-            return folder
-    part = folder.with_name('data_road.part')
-    shutil.rmtree(part, ignore_errors=True)
-    for name in ('training/image_2', 'training/gt_image_2', 'training/calib',
-                 'testing/image_2', 'testing/calib'):
-        (part / name).mkdir(parents=True)
-
-    def write(scene):
-        _write_scene(part, scene, seed, size)
-
-    _foliage()     # lest both threads begin by drawing it
-    # Threads, not processes: NumPy and Pillow let go of the interpreter for most of the work,
-    # and a process forked after TensorFlow has started may hang.
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            for _ in tqdm(pool.map(write, scenes), 'drawing scenes', len(scenes), disable=None):
-                pass
-        (part / 'scenes.json').write_text(json.dumps(settings, indent=2) + '\n')
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
-
-
-def _scenes(train, test, held_out):
-    """List of (use, category, number), for `write_kitti`, which documents the numbers."""
-    for name, count in (('train', train), ('test', test)):
-        if count < 0 or count % len(CATEGORIES):
-            raise ValueError(f"{name} is {count}, but must be a multiple of {len(CATEGORIES)}: "
-                             f"as many scenes of each of {', '.join(CATEGORIES)}")
-    each, first = train // len(CATEGORIES), min(frames.start for frames in VAL3.values())
-    room = min(len(frames) for frames in VAL3.values())
-    if not 0 <= held_out <= min(each, room) or each - held_out > first:
-        raise ValueError(
-            f"{each} training scenes per category, {held_out} of them held out; val3 has room "
-            f"for 0 to {room} held out, and for {first} others before them")
-    scenes = []
-    for category in CATEGORIES:
-        end = VAL3[category].start + held_out
-        scenes += [('training', category, number) for number in range(end - each, end)]
-        scenes += [('testing', category, number) for number in range(test // len(CATEGORIES))]
-    return scenes
-
-
-def _is_complete(folder, settings):
-    """Whether `folder` holds as many pictures as its settings, which must be these, ask for."""
-    try:
-        found = json.loads((folder / 'scenes.json').read_text())
-    except ValueError:
-        return False
-    counts = [len(list((folder / name).glob('*.png')))
-              for name in ('training/image_2', 'training/gt_image_2', 'testing/image_2')]
-    return found == settings and counts == [settings['train']] * 2 + [settings['test']]
-
-
-def _write_scene(folder, scene, seed, size):
-    """Draws the scene (use, category, number) and writes picture, calibration and, to train on, label."""
-    use, category, number = scene
-    rng = np.random.default_rng([seed, ('training', 'testing').index(use),
-                                 CATEGORIES.index(category), number])
-    drawn_size = KITTI_SIZES[rng.choice(len(KITTI_SIZES), p=KITTI_SIZE_SHARES)]
-    image, label, calibration = draw_scene(rng, category, size or drawn_size)
-    (folder / use / 'calib' / f'{category}_{number:06d}.txt').write_text(calibration)
-    # Little compression: deflate at its default level takes longer than drawing the scene.
-    Image.fromarray(image).save(folder / use / 'image_2' / f'{category}_{number:06d}.png',
-                                compress_level=1)
-    if use == 'training':
-        Image.fromarray(label).save(
-            folder / use / 'gt_image_2' / f'{category}_road_{number:06d}.png', compress_level=1)
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description="Draw road scenes in KITTI Road's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', type=Path, required=True, help="folder that gets data_road/")
-    parser.add_argument('--train', type=int, default=84, help="scenes with labels")
-    parser.add_argument('--test', type=int, default=12, help="scenes without labels")
-    parser.add_argument('--held-out', type=int, default=5,
-                        help="labelled scenes per category that the split val3 holds out")
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    folder = write_kitti(args.out, args.train, args.test, args.seed, args.held_out)
-    print(f"{args.train} scenes with labels and {args.test} without: {folder}")
-
-
-if __name__ == '__main__':
-    main()
