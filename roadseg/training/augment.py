@@ -4,9 +4,17 @@ import math
 import numpy as np
 from PIL import Image, ImageOps
 
-from helper import IGNORED, random_flip, resize_pair
+from roadseg.datasets.description import IGNORED
+from roadseg.images import resize_pair
 
 GREY = (124, 116, 104)      # the mean of ImageNet
+
+
+def random_flip(rng, image, classes):
+    """Mirrors photograph and label left to right, every second time on average."""
+    if rng.random() < 0.5:
+        return image[:, ::-1], classes[:, ::-1]
+    return image, classes
 
 
 def random_scale(rng, image, classes, strength, image_shape):
@@ -69,7 +77,7 @@ def random_colour(rng, image, strength):
 def distort(rng, image, classes, image_shape, flip=True, scale=0.0, colour=0.0):
     """Flips, scales and colours, and resizes; a strength of 0 leaves that step out.
 
-    Args and returns as in the functions above; made for `helper.gen_batch_function`.
+    Args and returns as in the functions above; made for `pipeline.gen_batch_function`.
     """
     if flip:
         image, classes = random_flip(rng, image, classes)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helper import InputError
+from roadseg.errors import InputError
 
 X_RANGE = (-10, 10)  # m, left to right
 Z_RANGE = (6, 46)    # m, near to far

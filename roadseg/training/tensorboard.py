@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-from helper import overlay, resize
-from roadseg.scoring import confidence
+from roadseg.images import paint, resize, thumbnail_size
+from roadseg.scoring.score import colour_map
 
 
 def write_scalars(writer, step, scalars):
@@ -16,7 +16,7 @@ def write_scalars(writer, step, scalars):
     writer.add_summary(tf.Summary(value=values), step)
 
 
-def write_panel(writer, step, name, photograph, classes, probability, width=640):
+def write_panel(writer, step, name, photograph, truth, prediction, dataset, width=640):
     """Writes input, truth and probability of a photograph as one picture, one above the other.
 
     Args:
@@ -24,14 +24,15 @@ def write_panel(writer, step, name, photograph, classes, probability, width=640)
         step: global step.
         name: of the photograph.
         photograph: uint8 ndarray (H, W, 3), RGB.
-        classes: uint8 ndarray (H, W), 1 road.
-        probability: float32 ndarray (H, W), 0-1.
+        truth: uint8 ndarray (H, W), class numbers.
+        prediction: of `dataset.measures.predict`.
+        dataset: `Dataset`.
         width: of the picture, in pixels.
     """
-    grey = np.repeat(confidence(probability)[..., np.newaxis], 3, axis=2)
-    height = round(width * photograph.shape[0] / photograph.shape[1])
-    panel = np.concatenate([resize(picture, (height, width)) for picture in
-                            (photograph, overlay(photograph, classes == 1), grey)])
+    size = thumbnail_size(photograph.shape[:2], width)
+    panel = np.concatenate([resize(picture, size) for picture in (
+        photograph, paint(photograph, truth, dataset.palette),
+        colour_map(dataset.measures.confidence(prediction)))])
     encoded = io.BytesIO()
     Image.fromarray(panel).save(encoded, format='PNG')
     image = tf.Summary.Image(height=panel.shape[0], width=panel.shape[1], colorspace=3,

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 
-from helper import InputError
+from roadseg.errors import InputError
 from roadseg.metrics import CATEGORIES, COLUMNS, POOLED
-from roadseg.run_folder import read_json, write_whole
+from roadseg.training.run_folder import read_json, write_whole
 
 PICTURES = ('input', 'truth', 'probability', 'overlay')  # validation/NAME_input.jpg ...
 FRAME_COLUMNS = ('IoU', 'MaxF', 'FPR', 'FNR')

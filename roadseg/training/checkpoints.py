@@ -13,20 +13,8 @@ from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 
-from helper import InputError
-from roadseg.run_folder import Progress, read_log
-
-
-def session_config(precision):
-    """Configuration of a session in 'float32' or 'bfloat16'.
-
-    In bfloat16 the variables stay float32; oneDNN's convolutions and products are rounded.
-    """
-    config = tf.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    if precision == 'bfloat16':
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1
-    return config
+from roadseg.errors import InputError
+from roadseg.training.run_folder import Progress, read_log
 
 
 def saved(run):

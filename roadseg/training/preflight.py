@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from helper import InputError
+from roadseg.errors import InputError
 
 CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
 KEPT_FOR_BACKWARD = ('Relu', 'MaxPool')
@@ -32,6 +32,12 @@ def forward_operations(fetch):
             found.add(operation)
             waiting.extend(tensor.op for tensor in operation.inputs)
     return [operation for operation in fetch.graph.get_operations() if operation in found]
+
+
+def behind(fetch, variables):
+    """Returns those of the variables that `fetch` depends on."""
+    operations = set(forward_operations(fetch))
+    return [variable for variable in variables if variable.op in operations]
 
 
 def layer_shapes(fetch):
@@ -68,6 +74,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     Returns:
         `Cost`.
     """
+    variables = behind(logits, variables)
     trained = {variable.op for variable in variables}
     for operation in forward_operations(logits):
         if any(tensor.op in trained for tensor in operation.inputs):
@@ -182,3 +189,32 @@ def describe(cost, seconds, images, precision):
             f'{cost.gflop_per_image:.1f} GFLOP per image forward, {precision}\n'
             f'expected: {cost.memory / 2**30:.1f} GiB of memory beside the photographs, '
             f'{seconds:.2f} s per image, {images * seconds / 60:.1f} min of training')
+
+
+def report(sess, net, shapes, images, variables, options):
+    """Prints what a training run will take, and checks that the memory will do.
+
+    Args:
+        sess: session; the variables have values.
+        net: `main.Training`.
+        shapes: from `layer_shapes(net.logits)`.
+        images: that will be trained on, over all epochs.
+        variables: those that are trained.
+        options: namespace with `image_size`, `batch_size` and `precision`.
+
+    Returns:
+        (`Cost`, bytes available or None).
+
+    Raises:
+        InputError: the memory will not do; says what batch size will.
+    """
+    inference = {net.keep_prob: 1.0}
+    estimate = cost(sess, net.logits, shapes, net.input_image, options.image_size,
+                    options.batch_size, variables, options.precision, inference)
+    available = available_memory(sess)
+    check(estimate, options.batch_size, available)
+    with advising(estimate, options.batch_size, available):
+        seconds = seconds_per_image(sess, net.logits, net.input_image, options.image_size,
+                                    inference)
+    print(describe(estimate, seconds, images, options.precision), flush=True)
+    return estimate, available

@@ -1,0 +1,450 @@
+"""VGG16 as a fully convolutional graph, saved the way `main.load_vgg` expects it.
+
+    python -m roadseg.networks.vgg16 --weights FILE --out data/vgg [--fc-width N --fc-kernel K | --context]
+
+FILE is Keras' `.h5` of VGG16 with its top (fc1 and fc2 become the 7x7 and 1x1 convolutions
+fc6 and fc7), or an `.npz` of the 13 convolutions (`conv1_1_W`, `conv1_1_b`, ... `conv5_3_b`,
+kernels HWIO, torchvision's scaling of the input) to which new layers fc6 and fc7 are added. With
+--context, the new fc6 looks near, far and at the whole image.
+
+Networks: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
+Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
+Image Segmentation", 2017.
+"""
+import math
+import shutil
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from roadseg.commands import Parser, number, run_command
+from roadseg.datasets import download
+from roadseg.errors import InputError
+from roadseg.files import check_file, move_into_place, write_error
+from roadseg.tf_errors import as_os_error
+
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))   # channels, convolutions
+CONVOLUTIONS = [f'conv{block}_{number}' for block, (_, depth) in enumerate(BLOCKS, 1)
+                for number in range(1, depth + 1)]
+DILATIONS = (1, 2, 4)           # of the branches of fc6 with --context
+TAG = 'vgg16'
+COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
+NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
+NOT_A_NUMBER = tf.constant_initializer(np.nan)
+
+
+def caffe_input(image):
+    """RGB 0-255 to BGR minus ImageNet's mean, as the Oxford and Keras weights expect.
+
+    Args:
+        image: float32 tensor [N, H, W, 3], RGB, 0-255.
+
+    Returns:
+        float32 tensor [N, H, W, 3].
+    """
+    return image[..., ::-1] - tf.constant([103.939, 116.779, 123.68])
+
+
+def torch_input(image):
+    """RGB 0-255 to zero mean and unit variance over ImageNet, as torchvision's weights expect.
+
+    Args:
+        image: float32 tensor [N, H, W, 3], RGB, 0-255.
+
+    Returns:
+        float32 tensor [N, H, W, 3].
+    """
+    mean, deviation = tf.constant([0.485, 0.456, 0.406]), tf.constant([0.229, 0.224, 0.225])
+    return (image / 255.0 - mean) / deviation
+
+
+# Units of pools 3 and 4: FCN-8s scales them by 1e-4 and 1e-2, which was made for weights that see
+# inputs of a deviation near 58. Torchvision's see a deviation of 1, and a network of convolutions
+# and ReLU without its biases is homogeneous. Without the unit, the skips die: their scores were
+# measured at 1/140 and 1/10000 of layer 7's after 12 epochs.
+UNITS = {caffe_input: 1.0, torch_input: 58.0}
+
+
+def convolution_shapes(width_divisor=1):
+    """Kernel shapes of the 13 convolutions, each layer narrower by `width_divisor`.
+
+    Returns:
+        dict from layer name to [3, 3, I, O], in the order of the network.
+    """
+    shapes, inputs = {}, 3
+    for name in CONVOLUTIONS:
+        outputs = BLOCKS[int(name[4]) - 1][0] // width_divisor
+        shapes[name] = [3, 3, inputs, outputs]
+        inputs = outputs
+    return shapes
+
+
+def top_shapes(inputs, fc_width, fc_kernel=3, context=False):
+    """Kernel shapes of new layers fc6 and fc7.
+
+    Args:
+        inputs: channels of conv5_3.
+        fc_width: N, channels of both layers.
+        fc_kernel: K, spatial size of fc6.
+        context: whether fc6 consists of four branches of N / 2 channels: `DILATIONS` of a 3x3
+            kernel, and one that sees the mean over the image. K is not used then.
+
+    Returns:
+        dict from layer name, 'fc6' or 'fc6_1' to 'fc6_image', and 'fc7', to [K, K, I, O].
+    """
+    if context:
+        half = fc_width // 2
+        shapes = {f'fc6_{dilation}': [3, 3, inputs, half] for dilation in DILATIONS}
+        shapes['fc6_image'] = [1, 1, inputs, half]
+    else:
+        shapes = {'fc6': [fc_kernel, fc_kernel, inputs, fc_width]}
+    branches = sum(shape[-1] for shape in shapes.values())
+    return {**shapes, 'fc7': [1, 1, branches, fc_width]}
+
+
+def read_npz(path):
+    """Reads the 13 convolutions from an `.npz`.
+
+    Returns:
+        dict from layer name to (kernel HWIO, bias [O]), float32.
+
+    Raises:
+        InputError: the file is unreadable, or an array is missing or of another shape.
+    """
+    try:
+        with np.load(path) as arrays:
+            weights = {}
+            for name, expected in convolution_shapes().items():
+                kernel, bias = arrays[name + '_W'], arrays[name + '_b']
+                if list(kernel.shape) != expected or list(bias.shape) != expected[-1:]:
+                    raise InputError(f'{path}: {name} has kernel {kernel.shape} and bias '
+                                     f'{bias.shape}, expected {tuple(expected)} and '
+                                     f'{tuple(expected[-1:])}')
+                weights[name] = kernel.astype(np.float32), bias.astype(np.float32)
+    except KeyError as error:
+        raise InputError(f'{path} lacks an array of VGG16: {error.args[0]}') from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f'{path} is not a readable .npz file: {error}') from error
+    _check_finite(path, weights)
+    return weights
+
+
+def read_keras(weights):
+    """Reads VGG16 through Keras, and turns fc1 and fc2, where it has them, into convolutions.
+
+    Args:
+        weights: path of an `.h5` file of `keras.applications.VGG16`, with its top or without,
+            or 'imagenet', the 13 convolutions, which Keras downloads (58 MB).
+
+    Returns:
+        dict from layer name to (kernel HWIO, bias [O]), float32.
+
+    Raises:
+        InputError: Keras can't read or fetch the weights.
+    """
+    try:
+        with_top = weights != 'imagenet' and _has_top(weights)
+        model = tf.keras.applications.VGG16(weights=str(weights), include_top=with_top)
+    except Exception as error:     # Keras and h5py raise a dozen kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f'Keras could not load VGG16 from {weights}: {reason}') from error
+    result = {}
+    for name in CONVOLUTIONS:
+        layer = model.get_layer(name.replace('conv', 'block').replace('_', '_conv'))
+        result[name] = tuple(np.asarray(value) for value in layer.get_weights())
+    for name, dense, size in (('fc6', 'fc1', 7), ('fc7', 'fc2', 1)) if with_top else ():
+        kernel, bias = (np.asarray(value) for value in model.get_layer(dense).get_weights())
+        result[name] = kernel.reshape(size, size, -1, bias.size), bias
+    _check_finite(weights, result)
+    return result
+
+
+def _has_top(path):
+    import h5py         # comes with Keras, and is needed for this alone
+    with h5py.File(path) as file:
+        return 'fc1' in file.get('model_weights', file)
+
+
+def _check_finite(path, weights):
+    """Raises InputError where a weight is NaN or infinite: training would end in NaN."""
+    for name, pair in weights.items():
+        for what, value in zip(('kernel', 'bias'), pair):
+            if not np.isfinite(value).all():
+                raise InputError(f'{path}: the {what} of {name} holds a number that is not '
+                                 'finite; fetch the file again')
+
+
+def dropout(inputs, keep_prob, layer, seed):
+    """Dropout whose mask depends on the seed, the layer's number and the global step alone.
+
+    So a run that was interrupted and resumed draws the masks it would have drawn. The
+    training step must count the global step, as `main.optimize` does.
+
+    Args:
+        inputs: float32 tensor [N, H, W, D].
+        keep_prob: float32 tensor [], 0-1.
+        layer: int, 0-15, makes the masks of two layers differ.
+        seed: int64 tensor [].
+
+    Returns:
+        float32 tensor [N, H, W, D].
+    """
+    step = tf.cast(tf.train.get_or_create_global_step(), tf.int64)
+    draw = tf.random.stateless_uniform(tf.shape(inputs), seed=tf.stack([16 * seed + layer, step]))
+    return tf.where(draw < keep_prob, inputs / keep_prob, tf.zeros_like(inputs))
+
+
+def he_normal(shape, seed, name):
+    """Values of a new kernel for a ReLU layer (He et al., "Delving Deep into Rectifiers", 2015).
+
+    Args:
+        shape: [K, K, I, O].
+        seed: int64 tensor [].
+        name: of the layer; two layers of a seed differ.
+
+    Returns:
+        float32 tensor [K, K, I, O], normal, variance 2 / (K * K * I).
+    """
+    draw = tf.random.stateless_normal(shape, seed=tf.stack([seed, zlib.crc32(name.encode())]))
+    return draw * math.sqrt(2 / math.prod(shape[:3]))
+
+
+def build(shapes, new, preprocess):
+    """Builds the network in the default graph, with variables that are yet to be filled.
+
+    Names `image_input`, `keep_prob`, `layer3_out`, `layer4_out` and `layer7_out` are those
+    of the course's archive; `seed` decides dropout and new layers, and `pool1_in` to `pool5_in`
+    are what precedes each pooling, for SegNet. Outputs of the pooling layers have
+    ceil(H / 2**k) rows.
+
+    The initial value of a pretrained layer is NaN: `tf.global_variables_initializer()` wipes
+    pretrained weights, and this way that doesn't go unseen.
+
+    Args:
+        shapes: dict from layer name to the kernel's shape [K, K, I, O].
+        new: names of the layers that are drawn from the seed; their kernels' names are in the
+            graph's collection `NEW_KERNELS`.
+        preprocess: `caffe_input` or `torch_input`; also decides the unit of layers 3 and 4.
+
+    Returns:
+        dict from layer name to (kernel, bias) variables.
+    """
+    variables = {}
+
+    def convolution(inputs, name, dilation=1):
+        with tf.variable_scope(name):
+            if name in new:
+                kernel = tf.get_variable('kernel', initializer=he_normal(shapes[name], seed, name))
+                bias = tf.get_variable('bias', shapes[name][-1:],
+                                       initializer=tf.zeros_initializer)
+                tf.add_to_collection(NEW_KERNELS, kernel.op.name)
+            else:
+                kernel, bias = (tf.get_variable(what, shape, initializer=NOT_A_NUMBER) for
+                                what, shape in (('kernel', shapes[name]),
+                                                ('bias', shapes[name][-1:])))
+            variables[name] = kernel, bias
+            return tf.nn.relu(tf.nn.bias_add(
+                tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME', dilations=dilation), bias))
+
+    def context(inputs):
+        branches = [convolution(inputs, f'fc6_{dilation}', dilation) for dilation in DILATIONS]
+        image_mean = convolution(tf.reduce_mean(inputs, axis=[1, 2], keepdims=True), 'fc6_image')
+        branches.append(tf.broadcast_to(image_mean, tf.shape(branches[0])))
+        return tf.concat(branches, axis=3)
+
+    image = tf.placeholder(tf.float32, [None, None, None, 3], name='image_input')
+    keep_prob = tf.placeholder_with_default(1.0, [], name='keep_prob')
+    seed = tf.placeholder_with_default(np.int64(0), [], name='seed')
+    outputs = preprocess(image)
+    for block, (_, depth) in enumerate(BLOCKS, 1):
+        for number in range(1, depth + 1):
+            outputs = convolution(outputs, f'conv{block}_{number}')
+        outputs = tf.identity(outputs, name=f'pool{block}_in')
+        outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
+        if block in (3, 4):
+            tf.multiply(outputs, UNITS[preprocess], name=f'layer{block}_out')
+    outputs = convolution(outputs, 'fc6') if 'fc6' in shapes else context(outputs)
+    outputs = dropout(outputs, keep_prob, 6, seed)
+    outputs = dropout(convolution(outputs, 'fc7'), keep_prob, 7, seed)
+    tf.identity(outputs, name='layer7_out')
+    return variables
+
+
+def save(weights, new_shapes, preprocess, out):
+    """Writes the graph and its weights as a SavedModel with the tag `vgg16`.
+
+    Args:
+        weights: dict from layer name to (kernel HWIO, bias [O]), float32, of the pretrained
+            layers.
+        new_shapes: dict from layer name to kernel shape, of the layers to draw.
+        preprocess: `caffe_input` or `torch_input`.
+        out: folder to be made; it appears when it is whole.
+
+    Raises:
+        InputError: `out` is there already.
+    """
+    shapes = {name: list(kernel.shape) for name, (kernel, _) in weights.items()}
+    with tf.Graph().as_default() as graph, tf.Session(graph=graph) as sess:
+        variables = build({**shapes, **new_shapes}, new_shapes, preprocess)
+        new = [variable for name in new_shapes for variable in variables[name]]
+        sess.run([variable.initializer for variable in (tf.train.get_global_step(), *new)])
+        for name, pair in weights.items():
+            for variable, value in zip(variables[name], pair):
+                variable.load(value, sess)
+        save_encoder(sess, out)
+
+
+def save_encoder(sess, out):
+    """Writes the session's graph and variables as a SavedModel with the tag of an encoder.
+
+    Args:
+        sess: session whose variables have values.
+        out: folder to be made; it appears when it is whole.
+
+    Raises:
+        InputError: `out` is there already, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f'{out} is there already; move it away or choose another --out')
+    part = out.with_name(out.name + '.part')
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        builder = tf.saved_model.Builder(str(part))
+        builder.add_meta_graph_and_variables(sess, [TAG])
+        builder.save()
+        move_into_place(part, out)
+    except (OSError, tf.errors.OpError) as error:
+        raise write_error(out, as_os_error(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def convert(path, out, fc_width=512, fc_kernel=3, context=False):
+    """Turns a weight file, `.h5` or `.npz`, into the graph of this module.
+
+    Args:
+        path: of the file.
+        out: folder to be made.
+        fc_width, fc_kernel, context: see `top_shapes`; not used where the file has fc6 and fc7.
+
+    Raises:
+        InputError: the file is missing, of another kind, or not VGG16's; or `out` exists.
+    """
+    path = Path(path)
+    check_file(path, "expected Keras' .h5 or an .npz of the 13 convolutions")
+    if path.suffix == '.npz':
+        weights, preprocess = read_npz(path), torch_input
+    elif path.suffix in ('.h5', '.hdf5'):
+        weights, preprocess = read_keras(path), caffe_input
+    else:
+        raise InputError(f"{path}: expected Keras' .h5 or an .npz of the 13 convolutions")
+    new = {} if 'fc6' in weights else top_shapes(weights['conv5_3'][1].size, fc_width, fc_kernel,
+                                                 context)
+    save(weights, new, preprocess, out)
+
+
+# Getting it -----------------------------------------------------------------------------------
+
+def find_encoder(options):
+    """Finds the frozen graph that a training run starts from, and makes it where it is missing.
+
+    Args:
+        options: namespace with `encoder`, `dataset` and `data_dir`.
+
+    Returns:
+        Path of a SavedModel: --encoder; for drawn scenes, a narrow VGG16 without pretrained
+        weights; else the VGG16 of the data folder.
+
+    Raises:
+        InputError: there is none, and none could be had.
+    """
+    if options.encoder is not None:
+        if not (options.encoder / 'saved_model.pb').is_file():
+            raise InputError(f'--encoder {options.encoder} is no frozen graph: it has no '
+                             'saved_model.pb; write one with `python -m roadseg.networks.vgg16` '
+                             'or `python -m roadseg.networks.resnet50`')
+        return options.encoder
+    if options.dataset != 'demo':
+        return fetch(options.data_dir)
+    folder = Path(options.data_dir) / 'vgg'
+    if not folder.exists():
+        shapes = convolution_shapes(width_divisor=8)
+        save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,
+             folder)
+    return folder
+
+
+def fetch(data_dir):
+    """Leaves the frozen VGG16 graph in `data_dir/vgg`, from the first source that works.
+
+    What is already there; the course's archive; Keras Applications' ImageNet convolutions, which
+    Keras itself downloads, with the new context layers.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        InputError: no source worked.
+    """
+    data_dir = Path(data_dir)
+    folder, archive = data_dir / 'vgg', data_dir / 'vgg.zip'
+    if folder.exists():
+        return folder
+    try:
+        if not archive.exists():
+            download.download(COURSE_URL, archive)
+        download.extract(archive, 'vgg')
+        return folder
+    except InputError as error:
+        if archive.exists():        # it is there, and damaged or without room to unpack
+            raise
+        print(f'{error}\ntrying the VGG16 weights of Keras Applications', file=sys.stderr)
+        first = error
+    try:
+        weights = read_keras('imagenet')
+        save(weights, top_shapes(weights['conv5_3'][1].size, 512, context=True), caffe_input,
+             folder)
+    except InputError as error:
+        raise InputError(
+            f'no VGG16: {first}; {error}. Three ways on: put the course\'s vgg.zip into '
+            f'{data_dir}; build {folder} from a weight file with `python -m '
+            'roadseg.networks.vgg16`; or run `python main.py --demo`, which needs no '
+            'download') from error
+    return folder
+
+
+def main(argv=None):
+    """The command: writes the graph."""
+    parser = Parser(prog='python -m roadseg.networks.vgg16',
+                    description='Builds the fully convolutional VGG16 graph from a weight file.')
+    parser.add_argument('--weights', required=True, metavar='FILE',
+                        help="Keras' .h5, with its top or without, or an .npz of the 13 "
+                             "convolutions; 'imagenet' downloads Keras' 13 convolutions")
+    parser.add_argument('--out', type=Path, default='data/vgg', metavar='DIR',
+                        help='folder to write')
+    parser.add_argument('--fc-width', type=number(int, 2, 16384), default=512, metavar='N',
+                        help='channels of new layers fc6 and fc7')
+    parser.add_argument('--fc-kernel', type=number(int, 1, 31), default=3, metavar='K',
+                        help='spatial size of a new fc6')
+    parser.add_argument('--context', action='store_true',
+                        help='a new fc6 that looks near, far and at the whole image, which scores '
+                             'better: see README.md')
+    args = parser.parse_args(argv)
+    if args.weights == 'imagenet':
+        weights = read_keras('imagenet')
+        save(weights, top_shapes(weights['conv5_3'][1].size, args.fc_width, args.fc_kernel,
+                                 args.context), caffe_input, args.out)
+    else:
+        convert(args.weights, args.out, args.fc_width, args.fc_kernel, args.context)
+    print(f'wrote {args.out}')
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))

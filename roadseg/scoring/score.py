@@ -1,0 +1,245 @@
+"""Scores a network on labelled photographs, and draws the pictures that explain the scores.
+
+What is counted, and which scores follow, comes from the data set's description.
+"""
+import time
+from pathlib import Path
+
+import numpy as np
+
+from roadseg.datasets.description import IGNORED
+from roadseg.errors import InputError
+from roadseg.images import paint, resize, thumbnail_size, write_image
+from roadseg.scoring import bev
+
+FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
+PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road
+
+
+def score(network, dataset, samples, pictures=None, calibrations=None):
+    """Scores a network on labelled photographs.
+
+    Args:
+        network: `inference.Network`.
+        dataset: `Dataset`.
+        samples: iterable of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
+        pictures: folder for the pictures of `write_pictures`; None writes none.
+        calibrations: dict from name to `bev.Calibration`; the photographs in it are scored in
+            bird's-eye view, too. For measures of road only.
+
+    Returns:
+        dict of 'loss' (mean cross entropy over the evaluated pixels), 'pixels' (their number),
+        'ms_per_image' (network and resizing; the median), 'counts' and 'bev_counts' (dicts from
+        name to what the data set's measures count).
+
+    Raises:
+        InputError: there is no photograph.
+    """
+    measures, num_classes = dataset.measures, len(dataset.classes)
+    counts, bev_counts, times, loss, pixels = {}, {}, [], 0.0, 0
+    for name, photograph, truth in samples:
+        began = time.perf_counter()
+        prediction = measures.predict(network, photograph)
+        times.append(time.perf_counter() - began)
+        frame_loss, frame_pixels = measures.cross_entropy(prediction, truth)
+        loss, pixels = loss + frame_loss, pixels + frame_pixels
+        counts[name] = measures.count(prediction, truth, num_classes)
+        if name in (calibrations or {}):
+            values, road, evaluated = (
+                bev.to_bev(view, calibrations[name])[0]
+                for view in (measures.confidence(prediction), truth == 1, truth != IGNORED))
+            bev_counts[name] = measures.confidence_histograms(values, road, evaluated)
+        if pictures is not None:
+            write_pictures(pictures, name, photograph, truth, prediction, dataset)
+    if not counts:
+        raise InputError('there is no labelled photograph to score')
+    return {'loss': loss / max(pixels, 1), 'pixels': pixels,
+            'ms_per_image': 1e3 * float(np.median(times)),
+            'counts': counts, 'bev_counts': bev_counts}
+
+
+def measures_by_group(counts, dataset):
+    """The data set's measures of each group of photographs, and of all of them.
+
+    Args:
+        counts: dict from name of a photograph to its counts.
+        dataset: `Dataset`.
+
+    Returns:
+        dict from name of a group to dict from name of a measure to float, without groups that
+        have no photograph; all together, under the name `dataset.pooled`, come last. A measure
+        that does not exist, such as the recall of road where there is none, is left out.
+    """
+    pooled = {}
+    for name, of_frame in counts.items():
+        for group in {dataset.group(name), dataset.pooled} - {None}:
+            pooled[group] = pooled.get(group, 0) + of_frame
+    return {group: dataset.measures.measures(pooled[group], dataset.classes, dataset.road)
+            for group in (*dataset.groups, dataset.pooled) if group in pooled}
+
+
+def summary(result, dataset, checkpoint, split, network):
+    """What `evaluation.json` holds, from what `score` returns; the page needs no more.
+
+    Args:
+        result: dict.
+        dataset: `Dataset`.
+        checkpoint: name, such as 'step-002892'.
+        split: name of the photographs' split.
+        network: the `inference.Network` that was scored.
+
+    Returns:
+        dict of numbers and text.
+    """
+    measures = dataset.measures
+    frames = []
+    for name, counts in result['counts'].items():
+        found = measures.measures(counts, dataset.classes, dataset.road)
+        frames.append({'name': name, 'group': dataset.group(name),
+                       **{key: found[key] for key in measures.FRAME_COLUMNS if key in found}})
+    content = {'dataset': dataset.name, 'title': dataset.title, 'classes': list(dataset.classes),
+               'palette': [list(colour) for colour in dataset.palette], 'road': dataset.road,
+               'columns': list(measures.COLUMNS), 'frame_columns': list(measures.FRAME_COLUMNS),
+               'best': measures.BEST, 'groups': dataset.groups, 'pooled': dataset.pooled,
+               'checkpoint': checkpoint, 'split': split, 'view': 'perspective',
+               'test_scale': list(network.scales), 'flip_test': network.flip,
+               'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
+               'scores': measures_by_group(result['counts'], dataset),
+               'detail': measures.detail(sum(result['counts'].values()), dataset.classes),
+               'frames': frames}
+    if result['bev_counts']:
+        content['bev'] = {'scores': measures_by_group(result['bev_counts'], dataset),
+                          'frames': len(result['bev_counts'])}
+    return content
+
+
+# Text -----------------------------------------------------------------------------------------
+
+def format_table(rows, columns):
+    """Aligned text table of measures.
+
+    Args:
+        rows: dict from row name to dict of numbers.
+        columns: names of the measures, from left to right; a missing one shows as '-'.
+
+    Returns:
+        str of one line per row, a header first; numbers have two decimals.
+    """
+    lines = [['', *columns]]
+    lines += [[name, *(f'{row[column]:.2f}' if column in row else '-' for column in columns)]
+              for name, row in rows.items()]
+    widths = [max(map(len, cells)) for cells in zip(*lines)]
+    return '\n'.join(
+        '  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines)
+
+
+def tables(results, dataset):
+    """The tables of one or several results of `score`, as text.
+
+    Runs on different photographs, as the folds of a cross-validation, are pooled; runs on the
+    same photographs, as with several seeds, give mean and sample standard deviation.
+
+    Raises:
+        InputError: the runs share some photographs, but not all.
+    """
+    names = [set(result['counts']) for result in results]
+    if len(results) == 1 or sum(map(len, names)) == len(set.union(*names)):
+        describe = _pooled_tables
+        pixels = [result['pixels'] for result in results]
+    elif all(name == names[0] for name in names):
+        describe, pixels = _spread_tables, None
+    else:
+        raise InputError('these runs were scored on photographs of which they share some; score '
+                         'them one by one, or with a --split that is the same for all')
+    lines = []
+    for key, view in (('counts', 'perspective'), ('bev_counts', "bird's-eye view")):
+        counts = [result[key] for result in results if result[key]]
+        if counts:
+            lines += describe(counts, dataset, view if dataset.groups else dataset.title)
+    loss = np.average([result['loss'] for result in results], weights=pixels)
+    speed = np.median([result['ms_per_image'] for result in results])
+    return '\n'.join([*lines, f'cross entropy {loss:.4f}, {speed:.0f} ms per image'])
+
+
+def _pooled_tables(counts, dataset, view):
+    pooled = {name: of_frame for run in counts for name, of_frame in run.items()}
+    scores = measures_by_group(pooled, dataset)
+    return [f'{dataset.title}: {len(pooled)} photographs, {view}, per cent',
+            format_table(scores, dataset.measures.COLUMNS),
+            *_by_class(scores[dataset.pooled], dataset), *_at_half(scores[dataset.pooled])]
+
+
+def _spread_tables(counts, dataset, view):
+    runs = [measures_by_group(run, dataset) for run in counts]
+    mean, deviation = {}, {}
+    for group in runs[0]:
+        values = {key: [run[group][key] for run in runs] for key in runs[0][group]
+                  if all(key in run[group] for run in runs)}
+        mean[group] = {key: float(np.mean(value)) for key, value in values.items()}
+        deviation[group] = {key: float(np.std(value, ddof=1)) for key, value in values.items()}
+    columns, best = dataset.measures.COLUMNS, dataset.measures.BEST
+    of_runs = ', '.join(f'{run[dataset.pooled][best]:.2f}' if best in run[dataset.pooled] else '-'
+                        for run in runs)
+    return [f'{dataset.title}: {len(counts[0])} photographs, {view}, per cent, mean of '
+            f'{len(runs)} runs', format_table(mean, columns),
+            'sample standard deviation', format_table(deviation, columns),
+            f'{best} of the runs: {of_runs}', *_by_class(mean[dataset.pooled], dataset),
+            *_at_half(mean[dataset.pooled])]
+
+
+def _by_class(scores, dataset):
+    """IoU of each class, where the measures have that."""
+    rows = {name: {'IoU': scores[f'IoU {name}']} if f'IoU {name}' in scores else {}
+            for name in dataset.classes}
+    return [format_table(rows, ['IoU'])] if any(rows.values()) else []
+
+
+def _at_half(scores):
+    return ['at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores)] if 'F1' in scores else []
+
+
+# Pictures -------------------------------------------------------------------------------------
+
+def write_pictures(folder, name, photograph, truth, prediction, dataset):
+    """Writes four JPEGs of a frame: NAME_input, _truth, _probability and _overlay.
+
+    The truth is painted in the data set's palette, pixels that are not evaluated hatched by
+    half their brightness. In the overlay of two classes, `FOUND` is road found, `MISSED` road
+    missed and `WRONG` road that is none; of more classes, it is what was predicted.
+
+    Raises:
+        InputError: one cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = thumbnail_size(photograph.shape[:2],
+                                   min(PICTURE_WIDTH, photograph.shape[1]))
+    numbers = dataset.measures.decide(prediction)
+    seen = np.where((truth == IGNORED)[..., np.newaxis], photograph // 2, photograph)
+    if len(dataset.classes) == 2:
+        kinds = np.select([truth == IGNORED, (truth == 1) & (numbers == 1), truth == 1,
+                           numbers == 1], [255, 0, 1, 2], 255).astype(np.uint8)
+        errors = paint(seen, kinds, (FOUND, MISSED, WRONG))
+        shown = paint(seen, np.where(truth == 1, truth, 255).astype(np.uint8),
+                      (FOUND, FOUND))
+    else:
+        errors, shown = (paint(seen, classes, dataset.palette) for classes in (numbers, truth))
+    for kind, picture in (('input', photograph), ('truth', shown), ('overlay', errors),
+                          ('probability', colour_map(dataset.measures.confidence(prediction)))):
+        write_image(folder / f'{name}_{kind}.jpg', resize(picture, (height, width)))
+
+
+def colour_map(confidence):
+    """Paints an 8-bit confidence in matplotlib's 'cividis', dark blue to yellow.
+
+    It can be told apart by the colour-blind (Nunez, Anderton and Renslow, PLOS ONE, 2018).
+
+    Args:
+        confidence: uint8 ndarray (H, W).
+
+    Returns:
+        uint8 ndarray (H, W, 3).
+    """
+    from matplotlib import colormaps        # takes a while, and is needed at the end
+    return colormaps['cividis'](np.arange(256), bytes=True)[confidence, :3]
