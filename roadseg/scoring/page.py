@@ -21,13 +21,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from PIL import Image
 
 from roadseg.errors import InputError
-from roadseg.metrics import CATEGORIES, COLUMNS, POOLED
-from roadseg.training.run_folder import read_json, write_whole
+from roadseg.files import read_json, write_whole
 
 PICTURES = ('input', 'truth', 'probability', 'overlay')  # validation/NAME_input.jpg ...
 FRAME_COLUMNS = ('IoU', 'MaxF', 'FPR', 'FNR')
 TEST_OVERLAYS = 12                                       # shown on the page; a link has the rest
 NOTHING = '–'                                            # a number that is missing or NaN
+COLUMNS = ('MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU')   # of runs that name none
+CATEGORIES, POOLED = ('um', 'umm', 'uu'), 'URBAN'
 VIEWS = {'bev': "bird's-eye view", 'perspective': 'perspective view'}
 
 MEANINGS = {
@@ -194,7 +195,7 @@ SCRIPT = """
 """
 
 
-def write_report(run_dir):
+def write_page(run_dir):
     """Writes the page of a run, `index.html`, and its curve, `loss.png`, into the run's folder.
 
     What the folder lacks beyond `options.json` and `log.csv`, the page leaves out. In `log.csv`,
@@ -215,7 +216,8 @@ def write_report(run_dir):
     options = read_json(run_dir / 'options.json')
     rows = _read_log(run_dir / 'log.csv')
     evaluation = _read_evaluation(run_dir / 'evaluation.json')
-    write_curve(rows, run_dir / 'loss.png')
+    if rows:
+        write_curve(rows, run_dir / 'loss.png')
 
     name = run_dir.resolve().name
     files = [file for file in ('options.json', 'log.csv', 'evaluation.json')
@@ -304,7 +306,7 @@ def main(argv=None):
         prog='python -m roadseg.report', description='Writes the page and the curve of a run anew.')
     parser.add_argument('run', metavar='RUN', help='folder of the run, such as runs/<date-time>')
     try:
-        print(write_report(parser.parse_args(argv).run))
+        print(write_page(parser.parse_args(argv).run))
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -316,6 +318,8 @@ def main(argv=None):
 def _read_log(path):
     """The rows of log.csv as dicts {column: float, NaN where empty}; at least one row."""
     rows = []
+    if not path.exists():
+        return rows
     try:
         with open(path, newline='', encoding='utf-8') as file:
             reader = csv.DictReader(file)
@@ -337,8 +341,6 @@ def _read_log(path):
                          "as training writes it into runs/") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text: {error}") from error
-    if not rows:
-        raise InputError(f"{path} holds no epoch: training ended before its first one did")
     return rows
 
 
@@ -387,9 +389,10 @@ def _summary(options, rows, evaluation):
     chosen = options.get('options')
     chosen = chosen if isinstance(chosen, dict) else {}
     size, planned = chosen.get('image_size'), chosen.get('epochs')
-    done = rows[-1]['epoch']
+    last = rows[-1] if rows else {'epoch': 0}
+    done = last['epoch']
     epochs = f'{done:g}' if planned in (None, done) else f'{done:g} of {planned}'
-    seconds = rows[-1].get('seconds', math.nan)
+    seconds = last.get('seconds', math.nan)
     parts = []
     if isinstance(size, list):
         parts.append(f"input {' × '.join(map(str, size))} pixels (height × width)")
@@ -402,9 +405,9 @@ def _summary(options, rows, evaluation):
     if pooled is not None:
         parts.append(f"{POOLED} MaxF {_shown(pooled.get('MaxF'))} %, "
                      f"IoU {_shown(pooled.get('IoU'))} % {_circumstances(evaluation, ', ')}")
-    elif math.isfinite(rows[-1].get('val_maxf', math.nan)):
-        parts.append(f"validation MaxF {_shown(rows[-1]['val_maxf'])} %, "
-                     f"IoU {_shown(rows[-1].get('val_iou'))} % after the last epoch")
+    elif math.isfinite(last.get('val_maxf', math.nan)):
+        parts.append(f"validation MaxF {_shown(last['val_maxf'])} %, "
+                     f"IoU {_shown(last.get('val_iou'))} % after the last epoch")
     return ' · '.join(parts)
 
 
@@ -465,6 +468,8 @@ def _scores_table(scores, caption):
 
 def _curve_section(rows, path):
     """The curve, and the log it shows as a table."""
+    if not rows:
+        return ''
     with Image.open(path) as image:
         width, height = image.size
     columns = list(rows[0])
