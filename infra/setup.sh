@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Installs the project, ends with `pytest project_tests.py`. It may be run again at any time.
+#
+#     infra/setup.sh [--dry-run]
+#
+# For AWS' deep-learning image (Ubuntu 24.04), or any Debian with Python 3.11 to 3.13. Without an
+# NVIDIA GPU it installs for the CPU, without systemd no services. VENV is the folder of the
+# virtual environment, ~/roadseg-venv by default.
+set -euo pipefail
+
+road=$(cd "$(dirname "$0")/.." && pwd)
+venv=${VENV:-$HOME/roadseg-venv}
+dry=
+case ${1:-} in
+    '') ;;
+    --dry-run) dry=1 ;;
+    *)
+        echo "error: '$1' is no option of setup.sh, which knows --dry-run" >&2
+        exit 2
+        ;;
+esac
+
+run() {
+    echo "+ $*" >&2
+    [[ -n $dry ]] || "$@"
+}
+
+as_root() {
+    if [[ $EUID = 0 ]]; then run "$@"; else run sudo "$@"; fi
+}
+
+install_service() {
+    # The files name the places on the deep-learning image.
+    local unit
+    unit=$(sed -e "s|/data/road|$road|g" -e "s|/home/ubuntu/roadseg-venv|$venv|g" \
+        -e "s|^User=ubuntu|User=$(id -un)|" "$1")
+    as_root tee "/etc/systemd/system/${1##*/}" <<<"$unit" >/dev/null
+}
+
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    as_root apt-get -o DPkg::Lock::Timeout=600 update -q
+    as_root apt-get -o DPkg::Lock::Timeout=600 install -yq --no-install-recommends python3-venv
+fi
+if ! python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+    echo "error: python3 is $(python3 --version 2>&1), expected 3.11 to 3.13; take an image with" \
+        'such a Python' >&2
+    exit 2
+fi
+
+requirements='requirements-gpu.txt'
+if ! nvidia-smi >/dev/null 2>&1; then
+    echo 'warning: nvidia-smi finds no GPU; installing for the CPU' >&2
+    requirements='requirements.txt'
+fi
+run python3 -m venv "$venv"
+run "$venv/bin/pip" install -q -r "$road/$requirements" -r "$road/infra/requirements.txt"
+
+export TF_CPP_MIN_LOG_LEVEL=2
+if [[ $requirements = requirements-gpu.txt ]]; then
+    if ! run "$venv/bin/python" -c 'import sys, tensorflow as tf
+sys.exit(not tf.config.list_physical_devices("GPU"))'; then
+        echo 'error: nvidia-smi finds a GPU, TensorFlow does not; the driver must know CUDA 12.5' \
+            'or newer, see nvidia-smi' >&2
+        exit 2
+    fi
+fi
+
+if [[ -d /run/systemd/system ]]; then
+    for unit in "$road"/infra/services/*.service; do
+        install_service "$unit"
+    done
+    as_root systemctl daemon-reload
+    as_root systemctl enable roadseg-resume.service
+    as_root systemctl enable --now roadseg-jupyter.service roadseg-tensorboard.service
+else
+    echo 'warning: no systemd here; no services installed' >&2
+fi
+
+cd "$road"
+run "$venv/bin/python" -m pytest -q project_tests.py

@@ -1,0 +1,50 @@
+"""Goes on with the newest unfinished run, or starts one with the options given.
+
+    python infra/train.py [OPTION of main.py ...]
+    python infra/train.py --unfinished          names that run; fails where there is none
+
+main.py takes the place of this process, so that it gets the signals that the service sends.
+"""
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def is_unfinished(run):
+    """Whether a run, a folder, has a checkpoint and epochs to go, or was not scored at its end."""
+    checkpoints = sorted((run / 'checkpoints').glob('step-*[0-9]'))
+    if not checkpoints:
+        return False
+    try:
+        made = json.loads((run / 'options.json').read_text(encoding='utf-8'))
+        progress = json.loads((checkpoints[-1] / 'progress.json').read_text(encoding='utf-8'))
+        options, held_out = made['options'], made['data']['validation']
+        trained = (progress['epoch'] >= options['epochs']
+                   or progress['step'] >= (options['max_steps'] or math.inf))
+    except (OSError, ValueError, KeyError) as error:
+        print(f'warning: passing over {run}, which cannot be read: {error!r}', file=sys.stderr)
+        return False
+    return not trained or bool(held_out) and not (run / 'evaluation.json').exists()
+
+
+def main():
+    """The command."""
+    os.chdir(ROOT)
+    unfinished = [run for run in sorted(Path('runs').glob('2*')) if is_unfinished(run)]
+    options = sys.argv[1:]
+    if options == ['--unfinished']:
+        if not unfinished:
+            sys.exit(1)
+        print(unfinished[-1])
+        return
+    if unfinished:
+        options = ['--resume', str(unfinished[-1])]
+    os.execv(sys.executable, [sys.executable, 'main.py', *options])
+
+
+if __name__ == '__main__':
+    main()
