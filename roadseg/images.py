@@ -1,17 +1,21 @@
 """Reading photographs of any kind, resizing them, and painting classes on them."""
 import io
 import math
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from roadseg.errors import InputError
 from roadseg.files import check_file, write_whole
 
 PIXEL_LIMIT = 100_000_000       # 100 megapixels are 300 MB; the sensor of a camera has 8 to 60
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
+# What Pillow's decoders raise about a damaged file, found by damaging files at random.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
+           OverflowError, MemoryError, struct.error)
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP or BMP file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
 
@@ -39,12 +43,9 @@ def read_image(path):
         # All that `_decode` lets through have 16 bits; 65535 / 257 = 255.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if 'transparency' in image.info:
+    if image.mode == 'P':
         image = image.convert('RGBA')       # Pillow warns where a palette goes to RGB at once
-    try:
-        return np.array(image.convert('RGB'))
-    except ValueError as error:
-        raise InputError(f'{path} is not a readable image: {error}; {_REMEDY}') from error
+    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
 def check_image(path):
@@ -70,18 +71,29 @@ def _decode(path):
     """
     if check_file(path, _REMEDY) == 0:
         raise InputError(f'{path} is not a readable image: it is empty; {_REMEDY}')
-    # Pillow's warning starts at 89 megapixels; the limit here comes after it.
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    _silence_pillow()
     try:
         with Image.open(path, formats=_FORMATS) as image:
             problem = _problem(image)
             if problem is None:
-                return ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
     except Image.DecompressionBombError as error:
         problem = f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error})'
-    except (OSError, SyntaxError, ValueError) as error:     # Pillow raises all three
-        raise InputError(f'{path} is not a readable image: {error}; {_REMEDY}') from error
+    except UnidentifiedImageError as error:     # whose text is but the path
+        raise InputError(f'{path} is not a readable image; {_REMEDY}') from error
+    except _DAMAGE as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise InputError(f'{path} is not a readable image: {reason}; {_REMEDY}') from error
     raise InputError(f'{path} cannot be used: {problem}')
+
+
+def _silence_pillow():
+    """Switches off Pillow's warnings: of odd EXIF entries, and from 89 megapixels on."""
+    # Only once, as after each change of the filters Python repeats everybody's warnings.
+    if not any(of is Image.DecompressionBombWarning for _, _, of, *_ in warnings.filters):
+        warnings.filterwarnings('ignore', category=UserWarning, module='PIL')
+        warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
 def _problem(image):
