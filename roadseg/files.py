@@ -34,7 +34,8 @@ _REASONS = {
 
 def describe_os_error(error):
     """Returns the reason of an `OSError` in a few words, such as 'permission denied'."""
-    if error.errno in _REASONS:
+    # The kinds that modules such as ssl and socket derive have numbers of their own.
+    if error.errno in _REASONS and type(error).__module__ == 'builtins':
         return _REASONS[error.errno]
     reason = error.strerror or str(error) or type(error).__name__
     return ' '.join(str(reason).split())

@@ -249,9 +249,9 @@ def _network_reason(error):
     """Why the network or the server said no, on one line."""
     if isinstance(error, http.client.HTTPException):
         return f'no proper answer ({type(error).__name__})'
-    reason = error if isinstance(error, urllib.error.HTTPError) else getattr(
-        error, 'reason', error)
-    return ' '.join(str(getattr(reason, 'strerror', None) or reason).split())
+    if not isinstance(error, urllib.error.HTTPError):
+        error = getattr(error, 'reason', error)         # which may be text
+    return describe_os_error(error) if isinstance(error, OSError) else str(error)
 
 
 # Unpacking ------------------------------------------------------------------------------------
