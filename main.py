@@ -2,34 +2,33 @@
 
     python main.py --demo       drawn road scenes, nothing to download, two minutes on a CPU
     python main.py              KITTI Road
+    python main.py --help       other data sets, SegNet, and every option
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015.
 """
-import argparse
 import itertools
 import math
-import os
-import signal
 import sys
 import time
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
+import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import helper
-from helper import InputError
-from roadseg import augment, checkpoints, preflight, scoring, synthetic, vgg16
-from roadseg.run_folder import Progress, describe_software, read_options, write_json
-from roadseg.watch import Watch
-
-NUM_CLASSES = 2
-DEMO = {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
-        'decoder_rate': 1.0, 'freeze_blocks': 0, 'data_dir': 'data/demo'}
+from roadseg.commands import run_command
+from roadseg.datasets import catalogue
+from roadseg.errors import InputError
+from roadseg.inference import Network, averaged_weights
+from roadseg.networks import segnet, vgg16
+from roadseg.training import (augment, averages, checkpoints, class_weights, device, pipeline,
+                              preflight, signals)
+from roadseg.training.options import parse_args
+from roadseg.training.recorder import Recorder
+from roadseg.training.run_folder import Progress, start_run
 
 
 # The network ----------------------------------------------------------------------------------
@@ -50,11 +49,11 @@ def load_vgg(sess, vgg_path):
         InputError: the folder is no SavedModel, or lacks the tag or a tensor.
     """
     try:
-        tf.saved_model.loader.load(sess, ['vgg16'], vgg_path)
+        tf.saved_model.loader.load(sess, ['vgg16'], str(vgg_path))
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
-                         'it away to fetch it anew, or see `python -m roadseg.vgg16`') from error
+                         'it away to fetch it anew, or see `python -m roadseg.networks.vgg16`') from error
     names = ('image_input', 'keep_prob', 'layer3_out', 'layer4_out', 'layer7_out')
     try:
         return tuple(sess.graph.get_tensor_by_name(name + ':0') for name in names)
@@ -126,8 +125,13 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
         factor, depth = kernel.shape[0] // 2, kernel.shape[2]
         with tf.variable_scope(name):
             kernel = tf.get_variable('kernel', initializer=kernel, regularizer=regularizer)
-            shape = tf.concat([tf.shape(inputs)[:1], size, [depth]], axis=0)
-            outputs = tf.nn.conv2d_transpose(inputs, kernel, shape, factor, padding='SAME')
+            # Outside its input, a transposed convolution sees zeros, and fades towards them:
+            # repeat the border first, and cut what comes of it, or of an odd size, afterwards.
+            inputs = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+            batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+            outputs = tf.nn.conv2d_transpose(
+                inputs, kernel, [batch, factor * height, factor * width, depth], factor, 'SAME')
+            outputs = outputs[:, factor:factor + size[0], factor:factor + size[1]]
             outputs.set_shape([None, None, None, depth])
             return outputs
 
@@ -144,14 +148,19 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
                 [num_classes, channels], stddev=(2 * channels) ** -0.5)
         else:
             last = bilinear_kernel(16, num_classes)
-        scores = upsample(fused3, last, 8 * size3, 'upsample32')
-        if output_size is None:
-            return scores
-        # Cut here: a transposed convolution of odd size would shift the scores by up to 3 pixels.
-        return scores[:, :output_size[0], :output_size[1]]
+        return upsample(fused3, last, 8 * size3 if output_size is None else output_size,
+                        'upsample32')
 
 
 # Training -------------------------------------------------------------------------------------
+
+def add_weight_decay(variables, weight_decay):
+    """Adds the L2 loss of the kernels among the variables to the regularization losses."""
+    for variable in variables:
+        if variable.shape.ndims == 4:
+            tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
+                                 l2_regularizer(weight_decay)(variable))
+
 
 def trained_variables(freeze_blocks):
     """Returns the trainable variables but those of VGG16's first `freeze_blocks` blocks, 0-5."""
@@ -161,7 +170,7 @@ def trained_variables(freeze_blocks):
 
 
 def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_norm=None,
-             freeze_blocks=0, decoder_rate=1.0, average_decay=0.0):
+             class_weights=None, freeze_blocks=0, decoder_rate=1.0, average_decay=0.0):
     """The loss and one step of Adam that lowers it and the regularization losses.
 
     Args:
@@ -171,6 +180,8 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
         learning_rate: float32 tensor [].
         num_classes: C.
         clip_norm: upper bound of the gradient's global norm; None leaves it as it is.
+        class_weights: float32 ndarray [C], factors of the classes' pixels in the loss; None
+            for 1 each.
         freeze_blocks: the first blocks of VGG16, 0-5, whose weights are left as they are.
         decoder_rate: factor of the learning rate of what `layers` creates. Adam's steps are as
             small as the learning rate whatever the gradient's size, so that weights which see
@@ -185,7 +196,8 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     logits = tf.reshape(nn_last_layer, [-1, num_classes], name='logits')
     labels = tf.cast(tf.reshape(correct_label, [-1, num_classes]), tf.float32)
     # An all-zero row has loss 0 but the gradient softmax(logits): it must be masked.
-    evaluated = tf.reduce_sum(labels, axis=1)
+    weights = [1.0] * num_classes if class_weights is None else class_weights
+    evaluated = tf.reduce_sum(labels * weights, axis=1)
     cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(
         labels=tf.stop_gradient(labels), logits=logits)
     cross_entropy_loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
@@ -193,6 +205,7 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
 
     variables = trained_variables(freeze_blocks)
     total_loss = cross_entropy_loss + tf.losses.get_regularization_loss()
+    variables = preflight.behind(total_loss, variables)     # SegNet leaves fc6 and fc7 aside
     gradients = tf.gradients(total_loss, variables)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
@@ -203,34 +216,16 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
                  if variable.name.startswith('decoder/') == of_decoder]
         if group:
             updates.append(tf.train.AdamOptimizer(rate).apply_gradients(group))
-    with tf.control_dependencies(updates):
+    # Batch normalisation's moving averages are updated by operations of their own.
+    with tf.control_dependencies(updates + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         train_op = tf.assign_add(step, 1, name='train')
     if average_decay:
-        train_op = averaged(train_op, variables, average_decay, step)
+        train_op = averages.averaged(train_op, variables + averages.statistics(), average_decay, step)
     return logits, train_op, cross_entropy_loss
 
 
-def averaged(train_op, variables, decay, step):
-    """Extends a training step by moving averages of the weights (Polyak and Juditsky, 1992).
-
-    Adds the operation 'swap_averages', which exchanges weights and averages.
-    """
-    averages = tf.train.ExponentialMovingAverage(decay, num_updates=step)
-    with tf.control_dependencies([train_op]):
-        train_op = averages.apply(variables)
-    pairs = [(variable, averages.average(variable)) for variable in variables]
-    # Copies, as the identity of a reference variable would change with the variable.
-    values = [(tf.raw_ops.DeepCopy(x=first), tf.raw_ops.DeepCopy(x=second))
-              for first, second in pairs]
-    with tf.control_dependencies([value for pair in values for value in pair]):
-        tf.group(*(tf.group(tf.assign(first, new_first), tf.assign(second, new_second))
-                   for (first, second), (new_second, new_first) in zip(pairs, values)),
-                 name='swap_averages')
-    return train_op
-
-
 def learning_rate_at(step, steps, peak, schedule='cosine', warmup=100):
-    """Learning rate of a step: a linear rise, then a constant or half a cosine down to 0.
+    """Learning rate of a step: a linear rise, and then a constant or half a cosine down to 0.
 
     Args:
         step: from 0.
@@ -239,10 +234,28 @@ def learning_rate_at(step, steps, peak, schedule='cosine', warmup=100):
         schedule: 'cosine' (Loshchilov and Hutter, "SGDR", 2017) or 'constant'.
         warmup: steps of the rise.
     """
-    rate = peak * min(1, (step + 1) / max(warmup, 1))
-    if schedule == 'cosine':
-        rate *= 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
-    return rate
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == 'constant':
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(steps - warmup, 1))))
+
+
+def draw_new_kernels(sess, seed):
+    """Draws the frozen graph's kernels that are not pretrained, if it has some, from the seed.
+
+    Returns:
+        dict from the graph's seed tensor, on which its dropout depends, to the seed, to feed; {}
+        for a graph without one, such as the course's.
+    """
+    try:
+        feed = {sess.graph.get_tensor_by_name('seed:0'): seed}
+    except KeyError:
+        return {}
+    names = {name.decode() for name in tf.get_collection('new_kernels')}
+    sess.run([variable.initializer for variable in tf.global_variables()
+              if variable.op.name in names], feed)
+    return feed
 
 
 def initialize_new(sess):
@@ -258,7 +271,7 @@ def initialize_new(sess):
 def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_loss, input_image,
              correct_label, keep_prob, learning_rate, *, keep_probability=0.5,
              schedule=lambda step: 1e-4, progress=None, steps_per_epoch=None, max_steps=math.inf,
-             after_epoch=None, stopped=lambda: False):
+             after_step=None, after_epoch=None, stopped=lambda: False, feed=None):
     """Trains, and prints the loss of each epoch.
 
     Variables without a value are initialised first; a finalized graph is taken to be so.
@@ -276,9 +289,11 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         progress: `Progress` to go on from and to keep up to date.
         steps_per_epoch: for the estimate of the time left.
         max_steps: end after so many steps in all.
+        after_step: function, called between two steps.
         after_epoch: function of a dict (epoch, step, loss, learning_rate, seconds,
             images_per_second), called at the end of each epoch.
         stopped: function that says whether to end now, between two steps.
+        feed: dict from further tensors to what they are fed with in every step.
 
     Returns:
         `Progress`.
@@ -300,11 +315,14 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                 rate = schedule(progress.step)
                 loss, _ = sess.run([cross_entropy_loss, train_op], {
                     input_image: images, correct_label: labels,
-                    keep_prob: keep_probability, learning_rate: rate})
+                    keep_prob: keep_probability, learning_rate: rate, **(feed or {})})
                 if not np.isfinite(loss):
                     raise InputError(
                         f'the loss became {loss} in epoch {progress.epoch + 1}, step '
-                        f'{progress.step + 1}; try a lower --learning-rate')
+                        f'{progress.step + 1}; '
+                        + ('try a lower --learning-rate' if progress.step else
+                           'has tf.global_variables_initializer() wiped the pretrained weights? '
+                           'Call main.initialize_new(sess) instead'))
                 images_seen += len(images)
                 progress.step += 1
                 progress.epoch_steps += 1
@@ -316,6 +334,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                                     refresh=False)
                 if stopped() or progress.step >= max_steps:
                     break
+                if after_step is not None:
+                    after_step()
             if stopped():
                 break
             progress.epoch += 1
@@ -333,90 +353,56 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
 
 # The run --------------------------------------------------------------------------------------
 
-def native_bfloat16():
-    """Whether this CPU multiplies bfloat16 in hardware; where it doesn't, it is slower."""
-    try:
-        flags = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace')
-    except OSError:
-        return False
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
-
-
-def describe_device():
-    """Says on stdout what the network will run on, and warns where that is no GPU."""
-    gpus = tf.config.list_physical_devices('GPU')
-    if gpus:
-        names = [tf.config.experimental.get_device_details(gpu).get('device_name', gpu.name)
-                 for gpu in gpus]
-        device = ', '.join(names)
-        print(f'device: {device}' + ('; one of them is used' if len(gpus) > 1 else ''))
-        return device
-    device = f'CPU, {os.cpu_count()} cores'
-    print(f'device: {device}\nwarning: no GPU was found; the expected time follows below',
-          flush=True)
-    if 'hugetlb' not in os.environ.get('GLIBC_TUNABLES', ''):
-        print('hint: with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment, training '
-              'on a Linux CPU is about a quarter faster')
-    return device
-
-
-def prepare_data(options):
-    """Finds, draws or downloads the data and VGG16.
-
-    Returns:
-        (training pairs, validation pairs, number of test photographs, path of the graph).
-    """
-    data_dir = Path(options.data_dir)
-    if options.demo:
-        synthetic.write_kitti(data_dir)
-        if not (data_dir / 'vgg').exists():
-            vgg16.save(vgg16.random_weights(width_divisor=8, fc_width=128, fc_kernel=3),
-                       vgg16.torch_input, data_dir / 'vgg')
-        kitti = data_dir / 'data_road'
-    else:
-        kitti = helper.maybe_download_kitti(data_dir, strict=not options.own_data)
-    pairs = helper.paired_paths(kitti / 'training')
-    training, validation = helper.split_pairs(pairs, options.split)
-    if not 1 <= options.batch_size <= len(training):
-        raise InputError(f'--batch-size {options.batch_size} is not between 1 and the '
-                         f'{len(training)} photographs to train on')
-    tests = sorted((kitti / 'testing/image_2').glob('*.png'))
-    for path in tests:      # now, not after the training
-        helper.check_image(path)
-    return training, validation, len(tests), helper.maybe_download_pretrained_vgg(data_dir)
-
-
 class Training(NamedTuple):
     """What a training step is fed with and what it gives: tensors of the session's graph."""
     input_image: tf.Tensor          # float32 [N, H, W, 3], RGB 0-255
-    correct_label: tf.Tensor        # bool [N, H, W, C], one-hot, all False where ignored
+    classes: tf.Tensor              # uint8 [N, H, W], class numbers; 255 is ignored
     keep_prob: tf.Tensor            # float32 []
     learning_rate: tf.Tensor        # float32 []
+    feed: dict                      # from further tensors to what every step feeds them with
     logits: tf.Tensor               # float32 [pixels, C]
     train_op: tf.Operation
     cross_entropy_loss: tf.Tensor   # float32 []
 
 
-def build(sess, vgg_path, options):
+def build(sess, encoder, num_classes, options, weights=None):
     """Builds network and training step in the session's graph.
+
+    Args:
+        sess: session.
+        encoder: path of the frozen graph.
+        num_classes: C.
+        options: namespace of `parse_args`.
+        weights: float32 ndarray [C] of the classes in the loss; None for 1 each.
 
     Returns:
         `Training`.
+
+    Raises:
+        InputError: see `load_vgg`; a graph that lacks what SegNet unpools with.
     """
     tf.set_random_seed(options.seed)
-    input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, str(vgg_path))
-    add_weight_decay(trained_variables(options.freeze_blocks), options.weight_decay)
-    nn_last_layer = layers(layer3_out, layer4_out, layer7_out, NUM_CLASSES,
-                           score_channels=options.score_channels,
-                           weight_decay=options.weight_decay,
-                           output_size=tf.shape(input_image)[1:3])
-    correct_label = tf.placeholder(tf.bool, [None, None, None, NUM_CLASSES], 'correct_label')
+    input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, encoder)
+    feed, of_encoder = draw_new_kernels(sess, options.seed), trained_variables(
+        options.freeze_blocks)
+    image_shape = tf.shape(input_image)[1:3]
+    if options.model == 'segnet':
+        is_training = tf.placeholder_with_default(False, [], 'is_training')
+        feed[is_training] = True
+        nn_last_layer = segnet.layers(segnet.pool_inputs(sess.graph), num_classes, is_training,
+                                      weight_decay=options.weight_decay, output_size=image_shape)
+    else:
+        nn_last_layer = layers(layer3_out, layer4_out, layer7_out, num_classes,
+                               score_channels=options.score_channels,
+                               weight_decay=options.weight_decay, output_size=image_shape)
+    add_weight_decay(preflight.behind(nn_last_layer, of_encoder), options.weight_decay)
+    classes = tf.placeholder(tf.uint8, [None, None, None], 'classes')
     learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
     logits, train_op, cross_entropy_loss = optimize(
-        nn_last_layer, correct_label, learning_rate, NUM_CLASSES, clip_norm=options.clip_norm,
-        freeze_blocks=options.freeze_blocks, decoder_rate=options.decoder_rate,
-        average_decay=options.average_decay)
-    return Training(input_image, correct_label, keep_prob, learning_rate, logits, train_op,
+        nn_last_layer, tf.one_hot(classes, num_classes), learning_rate, num_classes,
+        clip_norm=options.clip_norm, class_weights=weights, freeze_blocks=options.freeze_blocks,
+        decoder_rate=options.decoder_rate, average_decay=options.average_decay)
+    return Training(input_image, classes, keep_prob, learning_rate, feed, logits, train_op,
                     cross_entropy_loss)
 
 
@@ -431,16 +417,22 @@ def run(options):
 
     Raises:
         InputError: something that the user can put right.
-        KeyboardInterrupt: Ctrl-C; a checkpoint has been written.
+        KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
-    device = describe_device()
-    training, validation, tests, vgg_path = prepare_data(options)
-    steps_per_epoch = math.ceil(len(training) / options.batch_size)
+    hardware = device.find(options.precision)
+    print(device.describe(hardware), flush=True)
+    dataset = catalogue.load(options.dataset, options.data_dir, options.classes,
+                             strict=not options.own_data)
+    options.precision, options.split = hardware.precision, options.split or dataset.default_split
+    training, validation = dataset.split(options.split)
+    pipeline.check(dataset, training, validation, options.batch_size)
+    num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
+    weights = class_weights.find(options.class_weights, training, dataset)
 
     with tf.Graph().as_default() as graph, \
-            tf.Session(config=checkpoints.session_config(options.precision)) as sess:
-        net = build(sess, vgg_path, options)
-        saver, shapes = tf.train.Saver(), preflight.layer_shapes(net.logits)
+            tf.Session(config=device.session_config(options.precision)) as sess:
+        net = build(sess, encoder, num_classes, options, weights)
+        saver, shapes = tf.train.Saver(max_to_keep=0), preflight.layer_shapes(net.logits)
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
@@ -448,249 +440,49 @@ def run(options):
         if options.resume:
             path, progress = checkpoints.restore(sess, saver, options.resume)
             print(f'going on from {path}')
-        get_batches_fn = helper.gen_batch_function(
-            None, options.image_size, pairs=training, num_classes=NUM_CLASSES, seed=options.seed,
+        cost, available = preflight.report(sess, net, shapes, len(training) * (
+            options.epochs - progress.epoch), trained_variables(options.freeze_blocks), options)
+        get_batches_fn = pipeline.gen_batch_function(
+            training, dataset.read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
                             scale=options.scale, colour=options.colour),
             first_epoch=progress.epoch)
-        samples = list(scoring.read_samples(validation))
 
-        inference = {net.keep_prob: 1.0}
-        cost = preflight.cost(sess, net.logits, shapes, net.input_image, options.image_size,
-                              options.batch_size, trained_variables(options.freeze_blocks),
-                              options.precision, inference)
-        available = preflight.available_memory(sess)
-        preflight.check(cost, options.batch_size, available)
-        seconds = preflight.seconds_per_image(sess, net.logits, net.input_image,
-                                              options.image_size, inference)
-        images = len(training) * (options.epochs - progress.epoch)
-        print(preflight.describe(cost, seconds, images, options.precision), flush=True)
-
-        folder = options.resume or helper.new_run_folder(options.runs_dir)
-        print(f'run folder: {folder}', flush=True)
-        if not options.resume:
-            write_json(folder / 'options.json', {
-                'options': vars(options), 'device': device, **describe_software(),
-                'data': {'training': len(training), 'validation': len(validation),
-                         'testing': tests},
-                'model': {'parameters': cost.parameters,
-                          'gflop_per_image': round(cost.gflop_per_image, 2)}})
-        network = scoring.Network(sess, net.logits, net.keep_prob, net.input_image,
-                                  options.image_size, options.test_scale, options.flip_test)
-        watch = Watch(folder, saver, progress, network, samples, options.split)
-        with interruptible() as stopped, \
-                preflight.advising(cost, options.batch_size, available):
-            train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
-                     net.cross_entropy_loss, net.input_image, net.correct_label, net.keep_prob,
-                     net.learning_rate, keep_probability=options.keep_prob,
-                     schedule=partial(learning_rate_at, peak=options.learning_rate,
-                                      steps=steps_per_epoch * options.epochs,
-                                      schedule=options.schedule, warmup=options.warmup),
-                     progress=progress, steps_per_epoch=steps_per_epoch,
-                     max_steps=options.max_steps or math.inf, after_epoch=watch.after_epoch,
-                     stopped=stopped)
-            if stopped():
-                raise KeyboardInterrupt(f'stopped; saved {watch.save()}; go on with '
-                                        f'python main.py --resume {folder}')
-        watch.finish(options.data_dir)
+        steps_per_epoch = math.ceil(len(training) / options.batch_size)
+        with start_run(options, hardware, dataset, training, validation, encoder, cost) as folder:
+            network = Network(sess, net.logits, net.keep_prob, net.input_image,
+                              options.image_size, options.test_scale, options.flip_test)
+            recorder = Recorder(folder, saver, progress, network, dataset, validation, options)
+            with signals.stopping() as stopped, \
+                    preflight.advising(cost, options.batch_size, available):
+                train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
+                         net.cross_entropy_loss, net.input_image, net.classes, net.keep_prob,
+                         net.learning_rate, keep_probability=options.keep_prob,
+                         schedule=partial(learning_rate_at, peak=options.learning_rate,
+                                          steps=steps_per_epoch * options.epochs,
+                                          schedule=options.schedule, warmup=options.warmup),
+                         progress=progress, steps_per_epoch=steps_per_epoch,
+                         max_steps=options.max_steps or math.inf,
+                         after_step=recorder.after_step, after_epoch=recorder.after_epoch,
+                         stopped=stopped, feed=net.feed)
+                if stopped():
+                    recorder.stop()
+            with averaged_weights(sess):
+                recorder.score_last()
+                if dataset.tests:
+                    helper.save_inference_samples(
+                        options.runs_dir, options.data_dir, sess, options.image_size, net.logits,
+                        net.keep_prob, net.input_image, output_dir=folder / 'overlays',
+                        dataset=dataset, scales=options.test_scale, flip=options.flip_test)
+            recorder.finish()
     return folder
 
 
-def add_weight_decay(variables, weight_decay):
-    """Adds the L2 loss of the kernels among the variables to the regularization losses."""
-    for variable in variables:
-        if variable.shape.ndims == 4:
-            tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
-                                 l2_regularizer(weight_decay)(variable))
-
-
-@contextmanager
-def interruptible():
-    """Ctrl-C asks the training to end between two steps; a second one ends it at once.
-
-    Yields:
-        Function that says whether Ctrl-C was pressed.
-    """
-    pressed = []
-
-    def handler(number, frame):
-        pressed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-# The command line -----------------------------------------------------------------------------
-
-def image_size(text):
-    """'160x576' -> (160, 576)."""
-    parts = text.lower().split('x')
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not two positive numbers HxW, such as 160x576")
-    return int(parts[0]), int(parts[1])
-
-
-def number(kind, low, high=math.inf):
-    """Returns a converter to a `kind`, int or float, from `low` to `high`."""
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            what = {int: 'a whole number', float: 'a number'}[kind]
-            raise argparse.ArgumentTypeError(
-                f"'{text}' is not {what} " + (f'from {low:g} to {high:g}' if high < math.inf
-                                              else f'of at least {low:g}'))
-        return value
-    return convert
-
-
-def factors(text):
-    """'1,1.3' -> [1.0, 1.3], each at least 0.1."""
-    return [number(float, 0.1)(part) for part in text.split(',')]
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line."""
-
-    def error(self, message):
-        self.exit(2, f'error: {message}; see {self.prog} --help\n')
-
-
-def build_parser():
-    """Options and their defaults. Those that matter for the result were measured: see README."""
-    parser = Parser(
-        prog='main.py', formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description='Trains FCN-8s on KITTI Road and writes labelled overlays. The defaults are '
-                    'the recipe of the README\'s results table.',
-        epilog='The run folder shows it all: open runs/<date-time>/index.html.')
-    add = parser.add_argument_group('what to run').add_argument
-    add('--demo', action='store_true',
-        help='draw road scenes and train a narrow network on them: nothing to download, two '
-             'minutes on a CPU')
-    add('--resume', type=Path, metavar='RUN', default=None,
-        help='go on with this run from its last checkpoint, with its options')
-    add('--data-dir', default='data', metavar='DIR',
-        help='holds data_road/ and vgg/, or gets them by download; given by hand, it may hold '
-             'fewer files than KITTI Road')
-    add('--runs-dir', default='runs', metavar='DIR', help='where the run folder is made')
-    add('--split', default='val3',
-        help="photographs to hold out: val3 (KittiSeg's); search, to choose options by (val3 is "
-             'not trained on either); kfold:K:I; none')
-
-    add = parser.add_argument_group('network and training').add_argument
-    add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
-        help='size of the photographs in training')
-    add('--test-scale', type=factors, default='1', metavar='FACTOR[,FACTOR...]',
-        help='predict at this size relative to that of the training; of several, the mean')
-    add('--epochs', type=number(int, 1), default=10, help='passes over the photographs')
-    add('--batch-size', type=number(int, 1), default=1, help='photographs a step')
-    add('--learning-rate', type=number(float, 0), default=1e-4, help="Adam's, at its highest")
-    add('--decoder-rate', type=number(float, 0), default=10.0, metavar='FACTOR',
-        help="of the decoder's learning rate")
-    add('--score-channels', type=number(int, 0), default=32, metavar='K',
-        help="channels of the decoder's scores; 0 for one per class, as in the paper")
-    add('--schedule', choices=('cosine', 'constant'), default='cosine',
-        help='of the learning rate, after the warm-up')
-    add('--warmup', type=number(int, 0), default=100, metavar='STEPS',
-        help='steps of linear rise to the learning rate')
-    add('--keep-prob', type=number(float, 0.01, 1), default=0.5,
-        help='probability that dropout keeps an activation of fc6 and fc7')
-    add('--weight-decay', type=number(float, 0), default=5e-5, help='factor of the L2 loss')
-    add('--clip-norm', type=number(float, 1e-6), default=1.0,
-        help="upper bound of the gradient's norm")
-    add('--freeze-blocks', type=number(int, 0, 5), default=2,
-        help="leave VGG16's first blocks as they are")
-    add('--average-decay', type=number(float, 0, 0.99999), default=0.99,
-        help='validate and save moving averages of the weights; 0 for none')
-    add('--flip', action=argparse.BooleanOptionalAction, default=True,
-        help='mirror every second photograph')
-    add('--scale', type=number(float, 0), default=0.3, metavar='S',
-        help='zoom photographs by 1/(1+S/2) to 1+S')
-    add('--colour', type=number(float, 0, 1), default=0.3, metavar='S',
-        help='change brightness, saturation and contrast by up to this share')
-    add('--flip-test', action=argparse.BooleanOptionalAction, default=False,
-        help='predict as the mean over a photograph and its mirror image, at twice the time')
-
-    add = parser.add_argument_group('machine').add_argument
-    add('--precision', choices=('float32', 'bfloat16'),
-        default='bfloat16' if native_bfloat16() else 'float32',
-        help='of convolutions on a CPU; the default is bfloat16 where the CPU has it in hardware')
-    add('--seed', type=number(int, 0), default=0, help='of initial values, order and augmentation')
-    add('--max-steps', type=number(int, 1), default=None, metavar='STEPS',
-        help='end after so many steps, to try things out')
-    return parser
-
-
-def parse_args(argv=None):
-    """Reads the command line.
-
-    Args:
-        argv: list of str; by default, that of the process.
-
-    Returns:
-        Namespace of the options, and `own_data`: whether --data-dir was given.
-    """
-    parser = build_parser()
-    first = parser.parse_args(argv)
-    if first.demo:
-        parser.set_defaults(**DEMO)
-    options = parser.parse_args(argv)
-    given = given_options(argv)
-    options.own_data = 'data_dir' in given
-    if options.resume:
-        options = resumed_options(options.resume, given)
-    return options
-
-
-def given_options(argv):
-    """Returns a dict of just those options that stand on the command line."""
-    parser = build_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return vars(parser.parse_args(argv))
-
-
-def resumed_options(folder, given):
-    """Returns the options of an earlier run, to go on with.
-
-    Only where things lie, --data-dir, may have changed since.
-
-    Raises:
-        InputError: the folder is no run's, or an option in `given` contradicts it.
-    """
-    saved = read_options(folder)
-    saved['image_size'] = tuple(saved['image_size'])
-    places = {'resume': folder, 'data_dir': given.get('data_dir', saved['data_dir'])}
-    contradicting = [
-        f"--{name.replace('_', '-')} is {value}, was {saved.get(name)}"
-        for name, value in given.items() if name not in places and saved.get(name) != value]
-    if contradicting:
-        raise InputError(f'{folder} was started with other options: '
-                         + '; '.join(contradicting) + '; leave them out, or start a new run')
-    return argparse.Namespace(**{**saved, **places})
-
-
 def main(argv=None):
-    """Runs the command. Returns the exit code: 0, 2 for an input error, 130 after Ctrl-C."""
-    tf.logging.set_verbosity(tf.logging.ERROR)      # SavedModel's loader is called deprecated
-    try:
-        folder = run(parse_args(argv))
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(error, file=sys.stderr)
-        return 130
+    """The command: returns the exit code, 0, 2 for an input error, 130 after Ctrl-C."""
+    folder = run(parse_args(argv))
     print(f'overlays: {folder}/overlays    open {folder}/index.html')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

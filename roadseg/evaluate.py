@@ -1,8 +1,8 @@
-"""Scores a trained run with KITTI's own measures.
+"""Scores a trained run with the measures of its data set: of KITTI Road, KITTI's own.
 
-    python -m roadseg.evaluate RUN [RUN ...] [--split val3|search|all|kfold:K] [--bev]
-                              [--checkpoint last|best] [--flip-test]
-                              [--test-scale FACTOR[,FACTOR...]] [--submission FILE.zip]
+    python -m roadseg.evaluate RUN [RUN ...] [--split SPLIT] [--bev] [--checkpoint last|best]
+                              [--flip-test] [--test-scale FACTOR[,FACTOR...]]
+    python -m roadseg.evaluate RUN --submission FILE.zip
 
 Prints the table, and writes `evaluation.json`, the pictures and the page of the run anew. Several
 runs on the same photographs, as with several seeds, give mean and sample standard deviation. Runs
@@ -13,79 +13,112 @@ import argparse
 import io
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
+import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import imageio.v3 as imageio
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-import helper
-from helper import InputError
-from main import factors
-from roadseg import bev, checkpoints, report, scoring
-from roadseg.run_folder import read_options, write_json, write_whole
+from roadseg.commands import Parser, factors, run_command
+from roadseg.datasets import catalogue, cityscapes
+from roadseg.errors import InputError
+from roadseg.files import write_json, write_whole
+from roadseg.images import read_image
+from roadseg.inference import Network, averaged_weights
+from roadseg.scoring import bev, page, score
+from roadseg.training import checkpoints, device
+from roadseg.training.options import complete
+from roadseg.training.pipeline import read_pair
+from roadseg.training.run_folder import read_options
+
+COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
 
-def open_network(sess, run, options, which, scales=None, flip=None):
-    """Restores a run's network into the session.
+@contextmanager
+def opened(run, args):
+    """Restores a run's network, averaged weights in place, for as long as the context lasts.
 
     Args:
-        sess: session.
         run: folder.
-        options: of the run.
-        which: 'last' or 'best' checkpoint.
-        scales: of the training's size, to average over; None for as in the training.
-        flip: whether to average with the mirrored photographs; None for as in the training.
+        args: namespace with `checkpoint`, 'last' or 'best'; `test_scale`, factors of the
+            training's size to average over; `flip_test`. None for as in the training.
 
-    Returns:
-        (path of the checkpoint, `scoring.Network`).
+    Yields:
+        (name of the checkpoint, `inference.Network`).
 
     Raises:
         InputError: there is no whole checkpoint, or it holds another network.
     """
-    path, graph = checkpoints.load(sess, run, which), sess.graph
-    try:
-        logits, keep_prob, input_image = (graph.get_tensor_by_name(name + ':0')
-                                          for name in ('logits', 'keep_prob', 'image_input'))
-    except KeyError as error:
-        raise InputError(f'{path} is of another model: {error.args[0]}') from error
-    if logits.shape[-1] != 2:
-        raise InputError(f'{path} tells {logits.shape[-1]} classes apart; KITTI Road has 2')
-    return path, scoring.Network(sess, logits, keep_prob, input_image, options['image_size'],
-                                 options['test_scale'] if scales is None else scales,
-                                 options['flip_test'] if flip is None else flip)
+    options = complete(read_options(run), run)
+    precision = device.find(options['precision']).precision
+    with tf.Graph().as_default() as graph, \
+            tf.Session(config=device.session_config(precision)) as sess:
+        path = checkpoints.load(sess, run, args.checkpoint)
+        try:
+            logits, keep_prob, input_image = (graph.get_tensor_by_name(name + ':0')
+                                              for name in ('logits', 'keep_prob', 'image_input'))
+        except KeyError as error:
+            raise InputError(f'{path} is of another model: {error.args[0]}') from error
+        with averaged_weights(sess):
+            yield path.name, Network(
+                sess, logits, keep_prob, input_image, options['image_size'],
+                options['test_scale'] if args.test_scale is None else args.test_scale,
+                options['flip_test'] if args.flip_test is None else args.flip_test)
 
 
-def frames_of(split, options, pairs, run):
+def open_dataset(run, data_dir):
+    """Describes the data set that a run was trained on.
+
+    Args:
+        run: folder.
+        data_dir: where it lies; None for where it lay then.
+
+    Returns:
+        (`Dataset`, dict of the run's options).
+
+    Raises:
+        InputError: it is not there.
+    """
+    options = complete(read_options(run), run)
+    dataset = catalogue.load(options['dataset'], data_dir or options['data_dir'],
+                             options['classes'], strict=False)
+    return dataset, options
+
+
+def frames_of(split, trained_split, dataset, run):
     """The labelled photographs of a split.
 
     Args:
-        split: 'val3', 'search', 'all' or 'kfold:K'.
-        options: of the run.
-        pairs: all (image, label) paths.
+        split: one of the data set, 'all' or 'kfold:K'; None for the one that the run held out.
+        trained_split: that of the run.
+        dataset: `Dataset`.
         run: folder, for messages.
 
     Returns:
-        List of (image, label) paths.
+        (name of the split, list of (image, label) paths).
 
     Raises:
         InputError: another split, or the run was not trained for this one.
     """
-    trained_on = helper.split_pairs(pairs, options['split'])[0]
+    if split is None:
+        split = 'all' if trained_split == 'none' else trained_split
+    trained_on, held_out = dataset.split(trained_split)
     if split == 'all':
-        chosen = pairs
-    elif split.startswith('kfold:'):
-        if not options['split'].startswith(split + ':'):
-            raise InputError(f"{run} was trained with --split {options['split']}; {split} takes "
+        chosen = dataset.labelled
+    elif split.startswith('kfold:') and split.count(':') == 1:
+        if not trained_split.startswith(split + ':'):
+            raise InputError(f'{run} was trained with --split {trained_split}; {split} takes '
                              f'runs trained with --split {split}:0, {split}:1 and so on')
-        chosen = helper.split_pairs(pairs, options['split'])[1]
+        chosen = held_out
     else:
-        chosen = helper.split_pairs(pairs, split)[1]
+        chosen = dataset.split(split)[1]
     seen = len(set(chosen) & set(trained_on))
     if seen:
         print(f'warning: {run} was trained on {seen} of these {len(chosen)} photographs; their '
               'score says little about new ones', file=sys.stderr)
-    return chosen
+    return split, chosen
 
 
 def read_calibrations(images):
@@ -111,125 +144,148 @@ def read_calibrations(images):
     return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
 
 
-def evaluate(run, split, data_dir, which='last', with_bev=False, scales=None, flip=None):
+def evaluate(run, args):
     """Scores a run, and writes `evaluation.json`, pictures and page.
 
     Args:
         run: folder.
-        split: see `frames_of`; None for the one that the run held out.
-        data_dir: holds `data_road/`; None for that of the training.
-        which: 'last' or 'best' checkpoint.
-        with_bev: whether to score the bird's-eye view too.
-        scales, flip: see `open_network`.
+        args: namespace of the command.
 
     Returns:
-        What `scoring.score` returns.
+        (what `score.score` returns, `Dataset`).
 
     Raises:
         InputError: no run, no checkpoint, no labelled photograph.
     """
-    run, options = Path(run), read_options(run)
-    if split is None:
-        held_out = options['split'].rsplit(':', 1)[0]
-        split = 'all' if held_out == 'none' else held_out
-    training = Path(data_dir or options['data_dir']) / 'data_road/training'
-    pairs = frames_of(split, options, helper.paired_paths(training), run)
-    calibrations = read_calibrations([image for image, _ in pairs]) if with_bev else None
-    with tf.Graph().as_default(), tf.Session(
-            config=checkpoints.session_config(options['precision'])) as sess:
-        path, network = open_network(sess, run, options, which, scales, flip)
-        with scoring.averaged_weights(sess):
-            samples = tqdm(scoring.read_samples(pairs), 'scoring', len(pairs), leave=False,
-                           disable=None)
-            result = scoring.score(network, samples, run / 'validation', calibrations)
-    write_json(run / 'evaluation.json', scoring.summary(result, path.name, split, network))
-    report.write_report(run)
-    return result
+    run = Path(run)
+    dataset, options = open_dataset(run, args.data_dir)
+    split, pairs = frames_of(args.split, options['split'] or dataset.default_split, dataset, run)
+    calibrations = read_calibrations([image for image, _ in pairs]) if args.bev else None
+    with opened(run, args) as (checkpoint, network):
+        samples = ((pair[0].stem, *read_pair(pair, dataset.read_label))
+                   for pair in tqdm(pairs, 'scoring', leave=False, disable=None))
+        result = score.score(network, dataset, samples, run / 'validation', calibrations)
+    write_json(run / 'evaluation.json', score.summary(result, dataset, checkpoint, split, network))
+    page.write_page(run)
+    return result, dataset
 
 
-def write_submission(run, data_dir, which, target, scales=None, flip=None):
-    """Writes the bird's-eye-view confidence maps of the test photographs, zipped.
+def check_comparable(runs):
+    """Refuses runs of different data sets, and names the options in which the runs differ."""
+    options = [complete(read_options(run), run) for run in runs]
+    for name in COMPARED:
+        values = [of_run[name] for of_run in options]
+        if any(value != values[0] for value in values):
+            what = '; '.join(f'{run}: {value}' for run, value in zip(runs, values))
+            if name in ('dataset', 'classes'):
+                raise InputError(f'runs of several data sets make no mean: --{name} is {what}')
+            print(f"warning: the runs differ in --{name.replace('_', '-')}: {what}",
+                  file=sys.stderr)
 
-    The KITTI server takes 800x400 8-bit PNGs named `um_road_000000.png` and so on.
+
+def write_submission(run, args):
+    """Writes what the server of the data set takes, zipped.
+
+    KITTI's takes bird's-eye-view confidence maps, 800x400 8-bit PNGs named `um_road_000000.png`
+    and so on; that of Cityscapes takes PNGs of label ids, of the photographs' size and name.
 
     Args:
         run: folder.
-        data_dir: holds `data_road/testing/image_2` and `calib`; None for that of the training.
-        which: 'last' or 'best' checkpoint.
-        target: path of the archive.
-        scales, flip: see `open_network`.
+        args: namespace of the command; `submission` is the path of the archive.
 
     Returns:
-        Number of maps.
+        Number of files in it.
 
     Raises:
-        InputError: photographs or calibrations are missing.
+        InputError: photographs or calibrations are missing, or the data set has no server.
     """
-    options = read_options(run)
-    testing = Path(data_dir or options['data_dir']) / 'data_road/testing'
-    images = sorted((testing / 'image_2').glob('*.png'))
-    if not images:
-        raise InputError(f"no .png file in {testing / 'image_2'}")
-    missing = [image.stem for image in images
-               if not (testing / 'calib' / f'{image.stem}.txt').exists()]
+    dataset, _ = open_dataset(run, args.data_dir)
+    if not dataset.tests:
+        raise InputError(f'{dataset.title} has no test photographs in '
+                         f"{args.data_dir or 'the folder of the training'}")
+    if dataset.name in ('kitti', 'demo') and len(dataset.classes) == 2:
+        encode = kitti_encoder(dataset)
+    elif dataset.name == 'cityscapes':
+        encode = cityscapes_encoder(dataset)
+    else:
+        raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
+                         'for KITTI Road and Cityscapes')
+    archive = io.BytesIO()
+    with opened(run, args) as (_, network), zipfile.ZipFile(archive, 'w') as members:
+        for image in tqdm(dataset.tests, 'submission', disable=None):
+            prediction = dataset.measures.predict(network, read_image(image))
+            name, picture = encode(image, prediction)
+            members.writestr(name, imageio.imwrite('<bytes>', picture, extension='.png'))
+    write_whole(args.submission, archive.getvalue())
+    return len(dataset.tests)
+
+
+def kitti_encoder(dataset):
+    """Returns a function of (image path, prediction) that gives (name, confidence map)."""
+    folder = dataset.tests[0].parents[1] / 'calib'
+    missing = [image.stem for image in dataset.tests
+               if not (folder / f'{image.stem}.txt').exists()]
     if missing:
-        raise InputError(f"a submission needs the calibration of every test photograph; "
-                         f"{len(missing)} of {len(images)} are missing in {testing / 'calib'}: "
+        raise InputError(f'a submission needs the calibration of every test photograph; '
+                         f'{len(missing)} of {len(dataset.tests)} are missing in {folder}: '
                          + ', '.join(missing[:5]) + (' ...' if len(missing) > 5 else '')
                          + "; KITTI's data_road.zip has them all")
-    calibrations = read_calibrations(images)
-    archive = io.BytesIO()
-    with tf.Graph().as_default(), tf.Session(
-            config=checkpoints.session_config(options['precision'])) as sess, \
-            zipfile.ZipFile(archive, 'w') as members:
-        _, network = open_network(sess, run, options, which, scales, flip)
-        with scoring.averaged_weights(sess):
-            for image in tqdm(images, 'submission', disable=None):
-                values = scoring.confidence(network.look(helper.read_image(image)))
-                seen, _ = bev.to_bev(values, calibrations[image.stem])
-                category, number = image.stem.split('_')
-                members.writestr(f'{category}_road_{number}.png',
-                                 imageio.imwrite('<bytes>', seen, extension='.png'))
-    write_whole(target, archive.getvalue())
-    return len(images)
+    for image in dataset.tests:
+        category, _, number = image.stem.partition('_')
+        if category not in dataset.groups or not number.isdigit():
+            raise InputError(f"{image}: KITTI's server takes no such name, expected one such as "
+                             'um_000012.png')
+    calibrations = read_calibrations(dataset.tests)
+
+    def encode(image, prediction):
+        seen, _ = bev.to_bev(dataset.measures.confidence(prediction), calibrations[image.stem])
+        return image.stem.replace('_', '_road_') + '.png', seen
+
+    return encode
+
+
+def cityscapes_encoder(dataset):
+    """Returns a function of (image path, prediction) that gives (name, label ids)."""
+    def encode(image, prediction):
+        numbers = dataset.measures.decide(prediction)
+        return image.name, cityscapes.to_label_ids(numbers, len(dataset.classes))
+
+    return encode
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog='python -m roadseg.evaluate', description="Scores a run with KITTI's own measures.")
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='folder runs/<date-time>')
-    parser.add_argument('--split', help='val3, search, all, or kfold:K of runs trained on each fold '
-                                        '(default: what the run held out)')
-    parser.add_argument('--bev', action='store_true',
-                        help="score the bird's-eye view too, as the KITTI server does")
-    parser.add_argument('--checkpoint', choices=('last', 'best'), default='last',
-                        help='best: of the epoch with the highest validation MaxF, which flatters '
-                             'the score on the split it was chosen by (%(default)s)')
-    parser.add_argument('--test-scale', type=factors, metavar='FACTOR[,FACTOR...]',
-                        help='predict at this size relative to that of the training; of several, '
-                             'the mean (default: as in the training)')
-    parser.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
-                        help='average with the mirrored photographs (default: as in the training)')
-    parser.add_argument('--data-dir', help='holds data_road/ (default: as in the training)')
-    parser.add_argument('--submission', metavar='FILE.zip',
-                        help="write the test set's confidence maps for the KITTI server instead")
+    """The command: prints the table, or writes a submission."""
+    parser = Parser(prog='python -m roadseg.evaluate',
+                    description='Scores a run with the measures of its data set.')
+    add = parser.add_argument
+    add('runs', nargs='+', metavar='RUN', type=Path, help='folder runs/<date-time>')
+    add('--split', help='a split of the data set, all, or kfold:K of runs trained on each fold '
+                        '(default: what the run held out)')
+    add('--bev', action='store_true',
+        help="score the bird's-eye view, too, as the KITTI server does")
+    add('--checkpoint', choices=('last', 'best'), default='last',
+        help='best: of the epoch with the highest validation score, which flatters the score on '
+             'the split it was chosen by')
+    add('--test-scale', type=factors, default=None, metavar='FACTOR[,FACTOR...]',
+        help='predict at this size relative to that of the training; of several, the mean '
+             '(default: as in the training)')
+    add('--flip-test', action=argparse.BooleanOptionalAction, default=None,
+        help='average with the mirrored photographs (default: as in the training)')
+    add('--data-dir', default=None, metavar='DIR',
+        help='holds the data set (default: as in the training)')
+    add('--submission', metavar='FILE.zip', default=None,
+        help='write what the server of KITTI Road or Cityscapes takes of the test photographs '
+             'instead')
     args = parser.parse_args(argv)
-    try:
-        if args.submission:
-            if len(args.runs) > 1:
-                raise InputError('--submission takes one run')
-            count = write_submission(args.runs[0], args.data_dir, args.checkpoint,
-                                     args.submission, args.test_scale, args.flip_test)
-            print(f'wrote {count} confidence maps to {args.submission}')
-            return 0
-        results = [evaluate(run, args.split, args.data_dir, args.checkpoint, args.bev,
-                            args.test_scale, args.flip_test) for run in args.runs]
-        print(scoring.text(results))
-        return 0
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    if args.submission:
+        if len(args.runs) > 1:
+            raise InputError('--submission takes one run')
+        print(f'wrote {write_submission(args.runs[0], args)} files into {args.submission}')
+        return
+    check_comparable(args.runs)
+    results = [evaluate(run, args) for run in args.runs]
+    print(score.tables([result for result, _ in results], results[0][1]))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -248,8 +249,11 @@ def build(shapes, new, preprocess):
                                 what, shape in (('kernel', shapes[name]),
                                                 ('bias', shapes[name][-1:])))
             variables[name] = kernel, bias
-            return tf.nn.relu(tf.nn.bias_add(
-                tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME', dilations=dilation), bias))
+            # Dilation by rearrangement: Eigen has no gradient of a dilated convolution.
+            outputs = tf.nn.with_space_to_batch(
+                inputs, [dilation, dilation], 'SAME', filter_shape=shapes[name][:2],
+                op=lambda inputs, _, padding: tf.nn.conv2d(inputs, kernel, 1, padding))
+            return tf.nn.relu(tf.nn.bias_add(outputs, bias))
 
     def context(inputs):
         branches = [convolution(inputs, f'fc6_{dilation}', dilation) for dilation in DILATIONS]

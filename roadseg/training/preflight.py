@@ -85,7 +85,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     for (operation, _), size in zip(shapes, sizes):
         if operation.type in CONVOLUTIONS:
             kernel = int(np.prod(operation.inputs[1].shape.as_list()))
-            meets = int(np.prod(size[1:3]))
+            meets = int(np.prod(size[:3]))     # dilation puts pixels into the batch
             if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
                 meets //= int(np.prod(operation.get_attr('strides')))
             work += 2 * meets * kernel

@@ -1,0 +1,38 @@
+"""Imports TensorFlow without its start-up chatter. To be imported before TensorFlow.
+
+TensorFlow's libraries write some twenty lines to the terminal before their own log level counts.
+They are caught here, and those that are no information or warning are passed on. Importing this
+module is meant to have that effect, and these two: the log level is that of errors, and oneDNN
+is on, also on processors without AVX-512, where TensorFlow leaves it off.
+"""
+import os
+import re
+import tempfile
+
+NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] ')
+
+
+def _import_tensorflow():
+    """Imports TensorFlow with the error stream caught, and passes on what is no noise."""
+    try:
+        stderr = os.dup(2)
+    except OSError:                 # no error stream, as in some services
+        import tensorflow
+        return
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow       # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not NOISE.match(line):
+                    os.write(2, line)
+    tensorflow.compat.v1.logging.set_verbosity(tensorflow.compat.v1.logging.ERROR)
+
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+_import_tensorflow()
