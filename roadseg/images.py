@@ -79,7 +79,8 @@ def _decode(path):
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
     except Image.DecompressionBombError as error:
-        problem = f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error})'
+        problem = (f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error}); make it '
+                   'smaller')
     except UnidentifiedImageError as error:     # whose text is but the path
         raise InputError(f'{path} is not a readable image; {_REMEDY}') from error
     except _DAMAGE as error:
@@ -142,8 +143,17 @@ def scaled_size(image_shape, scale):
 
 
 def thumbnail_size(image_shape, width):
-    """The size (H, W) of a picture of that shape `width` pixels wide, at least a pixel high."""
-    return max(1, round(width * image_shape[0] / image_shape[1])), width
+    """The size (H, W) of a small picture of that shape.
+
+    Args:
+        image_shape: (H, W).
+        width: of the result in pixels; less where it would be more than 4 times as high, and
+            height is at least 1, so that strips of any shape stay pictures of a bearable size.
+    """
+    height, limit = max(1, round(width * image_shape[0] / image_shape[1])), 4 * width
+    if height <= limit:
+        return height, width
+    return limit, max(1, round(limit * image_shape[1] / image_shape[0]))
 
 
 # Painting -------------------------------------------------------------------------------------

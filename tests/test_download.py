@@ -470,7 +470,7 @@ def test_extract_unpacks_the_folder_beside_the_archive(tmp_path):
 
 def test_extract_fills_an_empty_folder_and_takes_backslashes_for_slashes(tmp_path):
     (tmp_path / 'top').mkdir()
-    extract(make_zip(tmp_path / 'x.zip', {'top\\a\\b.txt': b'1'}), 'top')
+    extract(make_zip(tmp_path / 'x.zip', {'top\\a\\': b'', 'top\\a\\b.txt': b'1'}), 'top')
     assert below(tmp_path / 'top') == {'a/b.txt': b'1'}
 
 
@@ -525,13 +525,15 @@ def unix(name, mode):
 @pytest.mark.parametrize('mode', [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_extract_refuses_links_and_devices(tmp_path, mode):
     archive = make_zip(tmp_path / 'x.zip', {'top/a': b'1', unix('top/b', mode | 0o777): b'/etc'})
-    refused(archive, 'holds top/b, which is a link or a device')
+    refused(archive, "holds 'top/b', which is a link or a device")
 
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
 @pytest.mark.parametrize('members, match', [
-    ({zipfile.ZipInfo('top/a'): b'1', zipfile.ZipInfo('top/./a'): b'2'}, 'holds top/./a twice'),
+    ({zipfile.ZipInfo('top/a'): b'1', zipfile.ZipInfo('top/./a'): b'2'}, "holds 'top/./a' twice"),
     ({zipfile.ZipInfo('top/a'): b'1', zipfile.ZipInfo('top/a/b'): b'2'}, 'below a file'),
+    ({zipfile.ZipInfo('top/a/b\nc'): b'1', zipfile.ZipInfo('top/a'): b'2'}, 'below a file'),
+    ({zipfile.ZipInfo('top/a/'): b'', zipfile.ZipInfo('top/a'): b'2'}, "holds 'top/a' twice"),
     ({'top': b'1'}, 'holds no folder top/'), ({'other/a': b'1'}, 'holds no folder top/'),
     ({}, 'holds no folder top/')])
 def test_extract_refuses_names_that_contradict_each_other(tmp_path, members, match):
@@ -542,7 +544,7 @@ def test_extract_refuses_names_that_contradict_each_other(tmp_path, members, mat
                                                (zipfile.ZIP_LZMA, 'LZMA')])
 def test_extract_names_a_compression_that_is_not_supported(tmp_path, compression, name):
     archive = make_zip(tmp_path / 'x.zip', {'top/a': b'1'}, compression)
-    refused(archive, f'top/a is packed with {name}.*unpack it in {tmp_path} with another program')
+    refused(archive, f"'top/a' is packed with {name}.*unpack it in {tmp_path} with another")
 
 
 def patch_entry(path, offset, layout, value):

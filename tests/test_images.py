@@ -271,8 +271,9 @@ def test_scaled_size(size, scale, expected):
 
 
 @pytest.mark.parametrize('size, expected', [((375, 1242), (193, 640)), ((1, 9000), (1, 640)),
-                                            ((9000, 3), (1920000, 640))])
-def test_a_thumbnail_has_at_least_a_row(size, expected):
+                                            ((400, 100), (2560, 640)), ((500, 100), (2560, 512)),
+                                            ((90_000, 3), (2560, 1))])
+def test_a_thumbnail_has_at_least_a_row_and_is_never_huge(size, expected):
     assert thumbnail_size(size, 640) == expected
 
 

@@ -278,7 +278,7 @@ def extract(archive, top):
             raise InputError(f'another process is unpacking {archive}; wait until it is done')
         with _reading(archive):
             opened = zipfile.ZipFile(file)
-        members = _members(opened, archive, top)
+        folders, files = _members(opened, archive, top)
         try:
             if folder.is_symlink() or folder.is_file() or (folder.exists()
                                                            and any(folder.iterdir())):
@@ -286,7 +286,7 @@ def extract(archive, top):
                                  'move it away')
             _remove(part)
             try:
-                _unpack(opened, members, part, archive)
+                _unpack(opened, folders, files, part, archive)
                 move_into_place(part / top, folder)
             finally:
                 _remove(part)
@@ -331,7 +331,7 @@ def _members(opened, archive, top):
     """The files and folders below `top`, checked.
 
     Returns:
-        dict {PurePosixPath: ZipInfo}.
+        (set of the folders' paths, dict {path of a file: ZipInfo}), the paths PurePosixPath.
 
     Raises:
         InputError: see `extract`.
@@ -340,53 +340,55 @@ def _members(opened, archive, top):
         return InputError(f'{archive} could not be unpacked: it holds {found}; is it the right '
                           'archive?')
 
-    members = {}
+    folders, files = set(), {}
     for info in opened.infolist():
         name = info.filename.replace('\\', '/')
         path = PurePosixPath(name)
         if path.is_absolute() or '..' in path.parts or re.match('[A-Za-z]:', name):
-            raise refuse(f'{name}, which would be written outside its folder')
+            raise refuse(f'{name!r}, which would be written outside its folder')
         if path.parts[:1] != (top,):
             continue
-        if path in members and not (info.is_dir() and members[path].is_dir()):
-            raise refuse(f'{name} twice')
+        is_folder = name.endswith('/')          # `info.is_dir` does not know backslashes
+        if path in files or (path in folders and not is_folder):
+            raise refuse(f'{name!r} twice')
         kind = stat.S_IFMT(info.external_attr >> 16)        # where it was packed on Unix
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise refuse(f'{name}, which is a link or a device')
+            raise refuse(f'{name!r}, which is a link or a device')
         packed = 'a password' if info.flag_bits & _ENCRYPTED else _COMPRESSIONS.get(
             info.compress_type, f'compression {info.compress_type}')
         if packed == 'a password' or info.compress_type not in (zipfile.ZIP_STORED,
                                                                 zipfile.ZIP_DEFLATED):
-            raise InputError(f'{archive} could not be unpacked: {name} is packed with {packed}, '
+            raise InputError(f'{archive} could not be unpacked: {name!r} is packed with {packed}, '
                              f'which is not supported; {_BY_HAND.format(archive.parent)}')
-        members[path] = info
-    files = {path for path, info in members.items() if not info.is_dir()}
-    if not members or PurePosixPath(top) in files:
+        if is_folder:
+            folders.add(path)
+        else:
+            files[path] = info
+    if not folders and not files or PurePosixPath(top) in files:
         raise InputError(f'{archive} holds no folder {top}/; is it another archive?')
-    for path in members:
-        if not files.isdisjoint(path.parents):
-            raise refuse(f'{path} below a file of that name')
-    return members
+    for path in [*folders, *files]:
+        if not files.keys().isdisjoint(path.parents):
+            raise refuse(f'{str(path)!r} below a file of that name')
+    return folders, files
 
 
-def _unpack(opened, members, part, archive):
-    """Writes members below the folder `part`.
+def _unpack(opened, folders, files, part, archive):
+    """Writes folders and files, see `_members`, below the folder `part`.
 
     Raises:
         InputError: there is no room, or the archive is damaged. Of a member no more is written
             than the size it declares, for which room was found.
         OSError: a file can't be written.
     """
-    sizes = [info.file_size for info in members.values()]
+    sizes = [info.file_size for info in files.values()]
     free_space_check(part.parent, sum(-(-size // _CLUSTER) * _CLUSTER for size in sizes),
                      f'unpacking {archive}')
     with tqdm(total=sum(sizes), unit='B', unit_scale=True, desc=f'unpacking {archive.name}',
               disable=None) as bar:
-        for path, info in members.items():
+        for path in folders:
+            (part / path).mkdir(parents=True, exist_ok=True)
+        for path, info in files.items():
             target = part / path
-            if info.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with _reading(archive):
                 source = opened.open(info)
