@@ -1,0 +1,85 @@
+"""A network that looks at photographs. Needs a session and three tensors, not TensorFlow."""
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from roadseg.images import resize, scaled_size
+
+
+class Network(NamedTuple):
+    """What it takes to look at a photograph; no operation is added to the graph."""
+    sess: object                # session
+    logits: object              # tensor [pixels, C] or [1, H, W, C]
+    keep_prob: object           # placeholder of the dropout's keep probability, fed with 1
+    input_image: object         # placeholder [N, H, W, 3], RGB 0-255
+    image_shape: tuple          # (H, W) at which the network sees a photograph
+    scales: tuple = (1,)        # of that size; average over them
+    flip: bool = False          # average with the mirrored photograph, too
+
+    def run(self, image):
+        """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C)."""
+        scores = self.sess.run(self.logits,
+                               {self.input_image: image[np.newaxis], self.keep_prob: 1.0})
+        return scores.reshape(*image.shape[:2], -1)
+
+    def probability(self, photograph):
+        """Probability of the second of two classes.
+
+        Args:
+            photograph: uint8 ndarray (H, W, 3), RGB.
+
+        Returns:
+            float32 ndarray (H, W), 0-1.
+        """
+        def of(image):
+            scores = self.run(image)
+            return expit(scores[..., 1] - scores[..., 0])       # softmax of two, in a tenth
+
+        return self._averaged(photograph, of, photograph.shape[:2])
+
+    def scores(self, photograph):
+        """Logits, or logarithms of mean probabilities where several predictions are averaged.
+
+        Args:
+            photograph: uint8 ndarray (H, W, 3), RGB.
+
+        Returns:
+            float32 ndarray (h, w, C), (h, w) being `image_shape`.
+        """
+        if len(self.scales) == 1 and not self.flip:
+            return self.run(resize(photograph, scaled_size(self.image_shape, self.scales[0])))
+        mean = self._averaged(photograph, lambda image: softmax(self.run(image), axis=-1),
+                              self.image_shape)
+        return np.log(np.maximum(mean, 1e-7))
+
+    def _averaged(self, photograph, predict, size):
+        """Mean, over scales and mirror image, of what `predict` makes of an image, resized."""
+        predictions = []
+        for scale in self.scales:
+            image = resize(photograph, scaled_size(self.image_shape, scale))
+            prediction = predict(image)
+            if self.flip:
+                prediction = (prediction + predict(image[:, ::-1])[:, ::-1]) / 2
+            if prediction.ndim == 2:
+                predictions.append(resize(np.float32(prediction), size))
+            else:
+                predictions.append(np.stack([resize(np.float32(plane), size) for plane in
+                                             np.moveaxis(prediction, -1, 0)], axis=-1))
+        return np.mean(predictions, axis=0)
+
+
+@contextmanager
+def averaged_weights(sess):
+    """Within it, the weights are their moving averages, where `main.optimize` keeps some."""
+    try:
+        swap = sess.graph.get_operation_by_name('swap_averages')
+    except KeyError:
+        yield
+        return
+    sess.run(swap)
+    try:
+        yield
+    finally:
+        sess.run(swap)
