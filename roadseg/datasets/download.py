@@ -39,8 +39,11 @@ _ENCRYPTED = 0x1            # a member's flag, 4.4.4 there
 _BY_HAND = 'unpack it in {} with another program, such as 7-Zip'
 
 
-class BrokenOff(InputError):
-    """A download that began and did not end; another try is likelier to help than a way round."""
+class Unavailable(InputError):
+    """The network or the server does not give the file, so that another source may be tried.
+
+    Not of a transfer that broke off, or of a full disk: there the same command helps.
+    """
 
 
 # Downloading ----------------------------------------------------------------------------------
@@ -57,8 +60,8 @@ def download(url, path):
         path: where it shall be; it appears there when it is whole.
 
     Raises:
-        BrokenOff: the transfer broke off.
-        InputError: the network or the server says no, or the file can't be written.
+        Unavailable: the network or the server says no.
+        InputError: the transfer broke off, or the file can't be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -143,11 +146,11 @@ def _transfer(url, file, part):
             total = known.get('length')
         else:
             if response.status != 200:
-                raise InputError(f'could not download {url}: the server answers with status '
-                                 f'{response.status}, expected 200')
+                raise Unavailable(f'could not download {url}: the server answers with status '
+                                  f'{response.status}, expected 200')
             if response.headers.get_content_type() == 'text/html':
-                raise InputError(f'could not download {url}: it answers with a web page, perhaps '
-                                 'of a proxy or to log in; open it in a browser')
+                raise Unavailable(f'could not download {url}: it answers with a web page, perhaps '
+                                  'of a proxy or to log in; open it in a browser')
             done, total = 0, _length(response)
             _note(part).unlink(missing_ok=True)
             file.truncate(0)
@@ -165,7 +168,7 @@ def _transfer(url, file, part):
     if total is not None and done != total:
         raise _broken_off(url, done, total, part)
     if not done:
-        raise InputError(f'could not download {url}: the answer is empty')
+        raise Unavailable(f'could not download {url}: the answer is empty')
 
 
 def _read_note(part, url):
@@ -186,7 +189,7 @@ def _get(url, headers=None):
         The response, at its first byte; None where a range was asked for that is not there.
 
     Raises:
-        InputError: the network or the server says no.
+        Unavailable: the network or the server says no.
     """
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}),
@@ -197,7 +200,7 @@ def _get(url, headers=None):
             error.close()
             if headers and error.code == 416:
                 return None
-        raise InputError(f'could not download {url}: {_network_reason(error)}') from error
+        raise Unavailable(f'could not download {url}: {_network_reason(error)}') from error
 
 
 def _rest(url, known, done):
@@ -241,8 +244,8 @@ def _read(response, url, done, total, part):
 
 def _broken_off(url, done, total, part, reason=''):
     """The error of a transfer that ended too early."""
-    return BrokenOff(f"the download of {url} broke off after {done} of {total or 'unknown'} "
-                     f'bytes{reason}; {_way_on(part)}')
+    return InputError(f"the download of {url} broke off after {done} of {total or 'unknown'} "
+                      f'bytes{reason}; {_way_on(part)}')
 
 
 def _network_reason(error):
