@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadseg.datasets import demo, drawing, kitti
+from roadseg.datasets import demo, drawing, folder, kitti
 from roadseg.errors import InputError
-from roadseg.scoring import bev, road
+from roadseg.images import read_image
+from roadseg.scoring import bev, classes, road
 
 SIZE = (94, 310)
 FEW = dict(train=3, test=3, held_out=1, size=SIZE)
@@ -52,7 +53,7 @@ def test_layout_is_kittis(data):
 
 
 def test_description_is_kittis_of_two_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, 'SIZES', (SIZE,) * 5)
+    monkeypatch.setattr(demo, 'SIZES', ((47, 155),) * 5)
     dataset = demo.load(tmp_path, 2)
     assert (dataset.name, dataset.title) == ('demo', 'drawn scenes')
     assert dataset.measures is road
@@ -60,6 +61,42 @@ def test_description_is_kittis_of_two_classes(tmp_path, monkeypatch):
     training, validation = dataset.split(dataset.default_split)
     assert (len(training), len(validation)) == (69, 15)
     assert set(np.unique(dataset.read_label(dataset.labelled[0][1]))) <= {0, 1, 255}
+
+
+def test_seven_classes_are_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, 'SIZES', ((47, 155),) * 5)
+    dataset = demo.load(tmp_path, 7)
+    assert dataset.classes == drawing.CLASSES and dataset.palette == drawing.PALETTE
+    assert (dataset.name, dataset.title, dataset.road) == ('demo', 'drawn scenes', 0)
+    assert dataset.measures is classes
+    assert (len(dataset.labelled), len(dataset.tests)) == (84, 12)
+    assert dataset.default_split == 'val3'
+    training, validation = dataset.split('val3')
+    assert (len(training), len(validation)) == (69, 15)
+    assert {dataset.group(image.stem) for image, _ in validation} == set(dataset.groups)
+    image, label = validation[0]
+    drawn = drawing.draw_scene(*of_seed(0, 'um', int(image.stem.split('_')[1])), (47, 155))
+    assert (read_image(image) == drawn.image).all()
+    assert (dataset.read_label(label) == drawn.classes).all()
+    with Image.open(label) as mask:
+        assert mask.mode == 'P' and tuple(mask.getpalette()[:3]) == drawing.PALETTE[0]
+    own = folder.load(tmp_path / 'scenes7')
+    assert own.classes == drawing.CLASSES and own.labelled == dataset.labelled
+    # Both kinds lie in one folder.
+    assert demo.write_scenes(tmp_path, **FEW).name == 'data_road'
+
+
+def of_seed(seed, category, number):
+    rng = np.random.default_rng([seed, 0, drawing.CATEGORIES.index(category), number])
+    rng.choice(5, p=demo.SIZE_SHARES)       # the size
+    return rng, category
+
+
+@pytest.mark.parametrize('count', [3, 6, 8, 11])
+def test_other_numbers_of_classes_are_refused(tmp_path, count):
+    with pytest.raises(InputError, match=f'--classes {count}: .* 2, .* or 7: road, marking'):
+        demo.load(tmp_path, count)
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_fall_on_the_held_out_split(data):
@@ -82,8 +119,8 @@ def test_impossible_numbers_are_refused(tmp_path, counts, message):
 
 
 def test_sizes_are_kittis_unless_given(monkeypatch, tmp_path):
-    monkeypatch.setattr(drawing, 'draw_scene', lambda rng, category, size: (
-        np.zeros(size + (3,), np.uint8), np.zeros(size + (3,), np.uint8), ''))
+    monkeypatch.setattr(drawing, 'draw_scene', lambda rng, category, size: drawing.Scene(
+        np.zeros(size + (3,), np.uint8), np.zeros(size + (3,), np.uint8), None, ''))
     data = demo.write_scenes(tmp_path, train=84, test=0)
     sizes = [Image.open(path).size for path in (data / 'training/image_2').iterdir()]
     assert 3 < len(set(sizes))
@@ -180,7 +217,9 @@ def test_interrupted_writing_leaves_no_folder(tmp_path, monkeypatch, error, expe
     (['--seed', '9' * 30], 'is not a whole number'),
     (['--seed', '²'], "'²' is not a whole number"),
     (['--held-out', '17'], 'held out'),
-    (['--test', '2'], 'test is 2')])
+    (['--test', '2'], 'test is 2'),
+    (['--classes', '3'], '--classes 3: the drawn scenes have 2'),
+    (['--train', '300'], '79 others')])
 def test_mistakes_are_one_line(tmp_path, capsys, options, message):
     try:
         code = demo.main(['--out', str(tmp_path / 'new'), *options])
@@ -207,16 +246,20 @@ def test_the_command_draws(tmp_path):
     assert done.stdout == f'0 scenes with labels and 3 without: {tmp_path}/data_road\n'
 
 
+@pytest.fixture(scope='module')
+def full_size(tmp_path_factory):
+    return demo.write_scenes(tmp_path_factory.mktemp('full'), train=9, test=0, held_out=1)
+
+
 @pytest.mark.parametrize('category', ['um', 'umm', 'uu'])
-def test_calibration_shows_the_road_from_above(tmp_path, category):
+def test_calibration_shows_the_road_from_above(full_size, category):
     """Seen from above, a straight stretch of road is as wide near the camera as farther off."""
-    data = demo.write_scenes(tmp_path, train=9, test=0, held_out=1)
     widths = []
-    for label in sorted((data / 'training/gt_image_2').glob(f'{category}_road_*.png')):
-        calibration = bev.read_calibration(
-            data / 'training/calib' / label.name.replace('_road_', '_').replace('.png', '.txt'))
-        classes, inside = bev.to_bev(kitti.read_road_label(label), calibration)
-        on_road = (classes == 1) & inside
+    for label in sorted((full_size / 'training/gt_image_2').glob(f'{category}_road_*.png')):
+        name = label.name.replace('_road_', '_').replace('.png', '.txt')
+        calibration = bev.read_calibration(full_size / 'training/calib' / name)
+        seen, inside = bev.to_bev(kitti.read_road_label(label), calibration)
+        on_road = (seen == 1) & inside
         widths += [on_road[760].sum() * 0.05, on_road[560].sum() * 0.05]     # at 8 and 18 m
     assert 3 < np.median(widths) <= 20
     if category == 'uu':            # narrower than the 20 m that are seen

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from roadseg.datasets import drawing
+from roadseg.datasets.description import IGNORED
 
 SIZE = (94, 310)
 
 
 def scene(category, seed, size=SIZE):
-    return drawing.draw_scene(np.random.default_rng(seed), category, size)[:2]
+    drawn = drawing.draw_scene(np.random.default_rng(seed), category, size)
+    return drawn.image, drawn.label
 
 
 def is_colour(label, colour):
@@ -92,3 +94,64 @@ def test_a_scene_is_a_function_of_its_seed():
 def test_the_category_must_exist():
     with pytest.raises(ValueError, match="'um_lane'.*um, umm, uu"):
         scene('um_lane', 0)
+
+
+# Seven classes --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('category', drawing.CATEGORIES)
+def test_both_labels_have_the_same_road(category):
+    for seed in range(4):
+        drawn = drawing.draw_scene(np.random.default_rng(seed), category, SIZE)
+        assert drawn.classes.shape == SIZE and drawn.classes.dtype == np.uint8
+        road = np.isin(drawn.classes, (drawing.ROAD, drawing.MARKING))
+        assert (road == is_colour(drawn.label, drawing.MAGENTA)).all()
+        left_out = is_colour(drawn.label, drawing.BLACK)
+        assert (drawn.classes[left_out] == IGNORED).all()
+        posts = (drawn.classes == IGNORED) & ~left_out
+        assert posts.mean() < .03
+        assert drawn.classes[drawn.classes != IGNORED].max() < len(drawing.CLASSES)
+
+
+def test_every_class_is_drawn_where_it_belongs():
+    pixels, rows = np.zeros(7), np.zeros(7)
+    for category in drawing.CATEGORIES:
+        for seed in range(3):
+            classes = drawing.draw_scene(np.random.default_rng(seed), category, SIZE).classes
+            for number in range(7):
+                found = np.argwhere(classes == number)
+                pixels[number] += len(found)
+                rows[number] += found[:, 0].sum()
+    assert (pixels / pixels.sum() > [.1, .002, .05, .05, .02, .02, .005]).all(), pixels
+    middle = dict(zip(drawing.CLASSES, rows / pixels / SIZE[0]))
+    assert middle['sky'] < .35 < middle['building'] < middle['vehicle'] < middle['road']
+
+
+def test_markings_are_bright_and_sky_is_above_the_horizon():
+    drawn = drawing.draw_scene(np.random.default_rng(1), 'um', (188, 620))
+    near = np.arange(188)[:, None] > 120
+    brightness = drawn.image.mean(axis=2)
+    marked = brightness[(drawn.classes == drawing.MARKING) & near]
+    bare = brightness[(drawn.classes == drawing.ROAD) & near]
+    assert np.median(marked) > np.percentile(bare, 95) + 20
+    assert not (drawn.classes[int(.49 * 188):] == drawing.SKY).any()
+
+
+def test_a_vehicle_is_where_the_picture_changes_with_it(monkeypatch):
+    place = drawing._place_things
+
+    def one_ahead(rng, road, view, kinds=('vehicle',)):
+        lane = min((lane for lane, _ in road.lanes), key=lambda lane: abs(lane + view.shift))
+        others = [thing for thing in place(rng, road, view)
+                  if thing.kind not in ('vehicle', 'oncoming')]
+        return others + [drawing._Thing(kind, lane, 9., 0., 0., 5) for kind in kinds]
+
+    monkeypatch.setattr(drawing, '_place_things', one_ahead)
+    taken = drawing.draw_scene(np.random.default_rng(3), 'um', SIZE)
+    monkeypatch.setattr(drawing, '_place_things',
+                        lambda *args: one_ahead(*args, kinds=()))
+    empty = drawing.draw_scene(np.random.default_rng(3), 'um', SIZE)
+    vehicle = taken.classes == drawing.VEHICLE
+    assert vehicle.sum() > 400
+    assert not (empty.classes == drawing.VEHICLE).any()
+    other = taken.classes != empty.classes
+    assert (other == (vehicle | (taken.classes == IGNORED) & (empty.classes != IGNORED))).all()

@@ -2,12 +2,19 @@
 
     python -m roadseg.datasets.demo --out data/demo
 
-They have KITTI Road's own layout, colours and file names:
+With two classes they have KITTI Road's own layout, colours and file names:
 
     data_road/training/image_2/um_000056.png            picture
     data_road/training/gt_image_2/um_road_000056.png    its label
     data_road/training/calib/um_000056.txt              its camera
     data_road/testing/image_2/um_000000.png
+
+With seven, the same scenes have the layout of a folder of one's own, see `folder`:
+
+    scenes7/images/um_000056.png        picture
+    scenes7/masks/um_000056.png         its label, class numbers
+    scenes7/test/um_000000.png
+    scenes7/classes.json
 """
 import os
 import secrets
@@ -20,11 +27,12 @@ import numpy as np
 from tqdm import tqdm
 
 from roadseg import commands
-from roadseg.datasets import drawing, kitti
+from roadseg.datasets import drawing, folder, kitti
 from roadseg.errors import InputError
 from roadseg.files import move_into_place, read_json, write_error, write_json, write_whole
-from roadseg.images import write_image
+from roadseg.images import write_image, write_mask
 
+FOLDERS = {2: 'data_road', 7: 'scenes7'}
 DRAWING = 2             # raised whenever the pictures change
 TRAIN, TEST, HELD_OUT = 84, 12, 5       # scenes with and without labels; per category in val3
 
@@ -37,24 +45,27 @@ def load(data_dir, num_classes=2, strict=True):
     """Describes the drawn scenes of a folder; draws them where there are none.
 
     Args:
-        data_dir: folder holding or getting `data_road/`.
-        num_classes: 2.
+        data_dir: folder holding or getting `data_road/` or `scenes7/`.
+        num_classes: 2, or 7 for `drawing.CLASSES`.
         strict: of no effect; drawn scenes are always whole.
 
     Returns:
         `Dataset`.
 
     Raises:
-        InputError: see `write_scenes`.
+        InputError: another number of classes, or see `write_scenes`.
     """
-    if num_classes != 2:
-        raise InputError(f'--classes {num_classes}: the drawn scenes have 2, not road and road')
-    return kitti.describe(write_scenes(data_dir), 'demo', 'drawn scenes')
+    scenes = write_scenes(data_dir, num_classes=num_classes)
+    if num_classes == 2:
+        return kitti.describe(scenes, 'demo', 'drawn scenes')
+    return folder.describe(scenes, 'demo', 'drawn scenes', named_splits=kitti.SPLITS,
+                           groups=kitti.GROUPS, group=kitti.category)
 
 
 # Drawing --------------------------------------------------------------------------------------
 
-def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, size=None):
+def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, size=None,
+                 num_classes=2):
     """Draws scenes into a folder, with a progress bar on a terminal.
 
     Training scenes are numbered for the split `val3`, which holds out um_000079-094,
@@ -69,64 +80,78 @@ def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, si
     never replaced.
 
     Args:
-        data_dir: where `data_road` goes.
+        data_dir: where `data_road` or `scenes7` goes.
         train: number of scenes with labels, a multiple of 3.
         test: number of scenes without labels, a multiple of 3.
         seed: not negative.
         held_out: how many of each category's training scenes are in `val3`, 0 to 16.
         size: (height, width) of all scenes; None gives KITTI's five sizes, mostly 375 x 1242.
+        num_classes: 2 or 7.
 
     Returns:
-        Path of `data_road`.
+        Path of `data_road` or `scenes7`.
 
     Raises:
         InputError: a number is out of range; there is something else in that place; or the
             scenes can't be written.
     """
-    folder = Path(data_dir) / 'data_road'
-    scenes = _scenes(train, test, held_out)
+    if num_classes not in FOLDERS:
+        raise InputError(f'--classes {num_classes}: the drawn scenes have 2, not road and road, '
+                         f"or 7: {', '.join(drawing.CLASSES)}")
+    target = Path(data_dir) / FOLDERS[num_classes]
+    scenes = {scene: _files(num_classes, *scene) for scene in _scenes(train, test, held_out)}
     settings = dict(drawing=DRAWING, train=train, test=test, seed=seed, held_out=held_out,
                     size=size and list(size))
     # Named by chance, as two processes may find that there are no scenes.
-    part = folder.with_name(f'.{folder.name}.{secrets.token_hex(6)}.part')
+    part = target.with_name(f'.{target.name}.{secrets.token_hex(6)}.part')
     try:
-        if _is_free(folder):
+        if _is_free(target):
             part.mkdir(parents=True)
             _draw_all(part, scenes, seed, size)
+            if num_classes == 7:
+                write_json(part / 'classes.json', {'names': drawing.CLASSES,
+                                                   'colours': drawing.PALETTE})
             write_json(part / 'scenes.json', settings)
-            if _is_free(folder):
-                move_into_place(part, folder)
+            if _is_free(target):
+                move_into_place(part, target)
     except OSError as error:
-        raise write_error(folder, error) from error
+        raise write_error(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    _check_drawn(folder, settings, scenes)
-    return folder
+    _check_drawn(target, settings, scenes.values())
+    return target
 
 
-def _is_free(folder):
+def _is_free(target):
     """Whether scenes can be put there without replacing anything."""
-    return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    return not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
 
 
-def _check_drawn(folder, settings, scenes):
-    """Raises InputError unless `folder` holds these scenes, of these settings, and no others."""
-    away = f'move {folder} away, or name another folder with --data-dir'
-    if not (folder / 'scenes.json').is_file():
-        raise InputError(f'{folder} has no scenes.json, so it does not hold drawn scenes; they '
+def _check_drawn(target, settings, files):
+    """Raises InputError unless a folder holds scenes of these settings, and no other files.
+
+    Args:
+        target: the folder.
+        settings: dict, the content of scenes.json.
+        files: of each scene, see `_files`.
+    """
+    away = f'move {target} away, or name another folder'
+    if not (target / 'scenes.json').is_file():
+        raise InputError(f'{target} has no scenes.json, so it does not hold drawn scenes; they '
                          f'replace nothing: {away}')
-    found = read_json(folder / 'scenes.json')
+    found = read_json(target / 'scenes.json')
     other = [name for name in settings if found.get(name) != settings[name]]
     if other:
-        raise InputError(f'{folder} holds scenes drawn with {other[0]} {found.get(other[0])}, '
+        raise InputError(f'{target} holds scenes drawn with {other[0]} {found.get(other[0])}, '
                          f'expected {settings[other[0]]}; {away}, or delete it to have them '
                          'drawn anew')
-    expected = {folder / name for scene in scenes for name in _names(*scene)}
-    present = {path for path in folder.glob('*/*image_2/*.png') if not path.name.startswith('.')}
+    expected = {target / name for of_scene in files for name in of_scene.values()}
+    present = {path for place in {path.parent for path in expected} if place.is_dir()
+               for path in place.iterdir() if not path.name.startswith('.')}
     for paths, what in ((expected - present, 'lacks'),
                         (present - expected, 'holds, beside drawn scenes,')):
         if paths:
-            raise InputError(f'{folder} {what} {min(paths).relative_to(folder)}; {away}, or '
+            raise InputError(f'{target} {what} {min(paths).relative_to(target)}; {away}, or '
                              'delete it to have the scenes drawn anew')
 
 
@@ -151,22 +176,31 @@ def _scenes(train, test, held_out):
     return scenes
 
 
-def _names(use, category, number):
-    """Names of a scene's picture and, where it is to train on, label."""
-    names = [f'{use}/image_2/{category}_{number:06d}.png']
+def _files(num_classes, use, category, number):
+    """Names of a scene's files: dict with 'picture' and, as it has them, 'label' and 'camera'."""
+    name = f'{category}_{number:06d}'
+    if num_classes == 7:
+        return ({'picture': f'images/{name}.png', 'label': f'masks/{name}.png'}
+                if use == 'training' else {'picture': f'test/{name}.png'})
+    files = {'picture': f'{use}/image_2/{name}.png', 'camera': f'{use}/calib/{name}.txt'}
     if use == 'training':
-        names.append(f'{use}/gt_image_2/{category}_road_{number:06d}.png')
-    return names
+        files['label'] = f'{use}/gt_image_2/{category}_road_{number:06d}.png'
+    return files
 
 
-def _draw_all(folder, scenes, seed, size):
-    """Draws scenes into `folder`, see `write_scenes`."""
-    for name in ('training/image_2', 'training/gt_image_2', 'training/calib',
-                 'testing/image_2', 'testing/calib'):
-        (folder / name).mkdir(parents=True)
+def _draw_all(target, scenes, seed, size):
+    """Draws scenes into a folder.
+
+    Args:
+        target: the folder.
+        scenes: dict from (use, category, number) to `_files`.
+        seed, size: see `write_scenes`.
+    """
+    for place in {(target / name).parent for files in scenes.values() for name in files.values()}:
+        place.mkdir(parents=True)
 
     def write(scene):
-        _write_scene(folder, scene, seed, size)
+        _write_scene(target, scene, scenes[scene], seed, size)
 
     drawing.foliage()     # lest both threads begin by drawing it
     # Threads, not processes: NumPy and Pillow let go of the interpreter for most of the work,
@@ -176,41 +210,49 @@ def _draw_all(folder, scenes, seed, size):
             pass
 
 
-def _write_scene(folder, scene, seed, size):
-    """Draws the scene (use, category, number); writes picture, calibration and label if any."""
+def _write_scene(target, scene, files, seed, size):
+    """Draws the scene (use, category, number) and writes its files."""
     use, category, number = scene
     rng = np.random.default_rng([seed, ('training', 'testing').index(use),
                                  drawing.CATEGORIES.index(category), number])
     drawn_size = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
-    image, label, calibration = drawing.draw_scene(rng, category, size or drawn_size)
-    write_whole(folder / use / 'calib' / f'{category}_{number:06d}.txt', calibration,
-                durable=False)
+    drawn = drawing.draw_scene(rng, category, size or drawn_size)
     # Little compression: deflate at its default level takes longer than drawing the scene.
-    for name, picture in zip(_names(*scene), (image, label)):
-        write_image(folder / name, picture, compress_level=1)
+    write_image(target / files['picture'], drawn.image, compress_level=1)
+    if 'camera' in files:
+        write_whole(target / files['camera'], drawn.calibration, durable=False)
+        if 'label' in files:
+            write_image(target / files['label'], drawn.label, compress_level=1)
+    elif 'label' in files:
+        write_mask(target / files['label'], drawn.classes, drawing.PALETTE)
 
 
 # The command ----------------------------------------------------------------------------------
 
 def _parse_args(argv):
     parser = commands.Parser(prog='python -m roadseg.datasets.demo',
-                             description="Draw road scenes in KITTI Road's layout.")
-    parser.add_argument('--out', type=Path, required=True, help='folder that gets data_road/')
-    count = commands.number(int, 0, 3 * 95)
+                             description='Draws road scenes and their labels.')
+    parser.add_argument('--out', type=Path, required=True,
+                        help='folder that gets data_road/ or, with 7 classes, scenes7/')
+    parser.add_argument('--classes', type=commands.number(int, 2, 7), default=2,
+                        help="2, in KITTI Road's layout, or 7")
+    count = commands.number(int, 0, 10**6)
     parser.add_argument('--train', type=count, default=TRAIN,
                         help='scenes with labels, a multiple of 3')
-    parser.add_argument('--test', type=commands.number(int, 0, 3 * 10**6), default=TEST,
+    parser.add_argument('--test', type=count, default=TEST,
                         help='scenes without labels, a multiple of 3')
     parser.add_argument('--held-out', type=count, default=HELD_OUT,
                         help='labelled scenes per category that the split val3 holds out')
-    parser.add_argument('--seed', type=commands.number(int, 0, 2**63 - 1), default=0)
+    parser.add_argument('--seed', type=commands.number(int, 0, 2**63 - 1), default=0,
+                        help='another one, other scenes')
     return parser.parse_args(argv)
 
 
 def _command(argv):
     args = _parse_args(argv)
-    folder = write_scenes(args.out, args.train, args.test, args.seed, args.held_out)
-    print(f'{args.train} scenes with labels and {args.test} without: {folder}')
+    target = write_scenes(args.out, args.train, args.test, args.seed, args.held_out,
+                          num_classes=args.classes)
+    print(f'{args.train} scenes with labels and {args.test} without: {target}')
 
 
 def main(argv=None):

@@ -13,9 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from roadseg.datasets.description import IGNORED
+
 CATEGORIES = ('um', 'umm', 'uu')    # urban marked, urban multiple marked lanes, urban unmarked
 
 RED, MAGENTA, BLACK = (255, 0, 0), (255, 0, 255), (0, 0, 0)
+
+CLASSES = ('road', 'marking', 'pavement or verge', 'sky', 'vegetation', 'building', 'vehicle')
+PALETTE = ((128, 64, 128), (255, 255, 255), (244, 35, 232), (70, 130, 180), (107, 142, 35),
+           (128, 0, 0), (0, 0, 142))
+ROAD, MARKING, BESIDE, SKY, VEGETATION, BUILDING, VEHICLE = range(7)
 
 EYE = 1.65           # metres of the camera above the road
 BEND_END = 90.       # metres ahead up to which the road bends; it runs straight from there
@@ -89,6 +96,19 @@ class _Road(NamedTuple):
     solid: tuple
     verges: tuple    # kind to the left, kind to the right
     wander: tuple    # metres by which the left and the right edge wander
+
+
+# Lamps and signs are none of the classes.
+THINGS = {'building': BUILDING, 'tree': VEGETATION, 'bush': VEGETATION, 'vehicle': VEHICLE,
+          'oncoming': VEHICLE, 'lamp': IGNORED, 'sign': IGNORED}
+
+
+class Scene(NamedTuple):
+    """A picture and what is known of it."""
+    image: np.ndarray       # uint8 (H, W, 3), RGB
+    label: np.ndarray       # uint8 (H, W, 3) in KITTI's colours
+    classes: np.ndarray     # uint8 (H, W), numbers of `CLASSES` and `IGNORED`
+    calibration: str        # text of KITTI's calibration file
 
 
 class _Thing(NamedTuple):
@@ -271,10 +291,13 @@ def _place_things(rng, road, view):
 # Sky and ground ---------------------------------------------------------------------------------
 
 def _draw_sky(rng, weather, view, rows):
-    """(rows, W, 3) float32 in [0, 255]: gradient, clouds, hills and a row of trees far away.
+    """Draws gradient, clouds, hills and a row of trees far away.
 
     Args:
         rows: how many rows, counted from the top, reach down to the far trees' feet.
+
+    Returns:
+        (rows, W, 3) float32 in [0, 255]; (rows, W) uint8: `SKY`, or `VEGETATION` on the hills.
     """
     v = np.arange(rows, dtype=np.float32)[:, None] + .5
     up = np.clip(1 - v / view.horizon, 0, 1)[..., None] ** .8
@@ -288,6 +311,7 @@ def _draw_sky(rng, weather, view, rows):
     cloud = np.clip((cloud - weather['cover']) * .75, 0, 1) * np.minimum(1, up[..., 0] * 4)
     sky = sky + cloud[..., None] * .85 * (np.array(weather['cloud'], np.float32) - sky)
 
+    classes = np.full((rows, view.width), SKY, np.uint8)
     greens = np.array([(70, 100, 62), (60, 84, 44)], np.float32)
     for layer, (haze, low_top, high_top, roughness) in enumerate(
             ((.72, .015, .04, 2.6), (.42, .022, .022, 1.3))):
@@ -299,22 +323,23 @@ def _draw_sky(rng, weather, view, rows):
         grain = 1 + .10 * layer * _sample(_noise(1.), v[first:] * 1.5, u * 700)[..., None]
         tone = haze * low + (1 - haze) * greens[layer] * grain
         sky[first:] += cover * (tone - sky[first:])
-    return sky
+        classes[first:][cover[..., 0] >= .5] = VEGETATION
+    return sky, classes
 
 
 def _ground_table(rng, road):
     """Colour and roughness of the ground by its distance from the road's middle.
 
     Returns:
-        (DASH_LEVELS, len(BLURS), N, 5) float32: red, green, blue in [0, 255], strength of the
-        fine and of the coarse texture. Along the first axis the broken lines get stronger,
-        along the second the table gets smoother, for ground that is farther away.
+        (DASH_LEVELS, len(BLURS), N, 6) float32: red, green, blue in [0, 255], strength of the
+        fine and of the coarse texture, share of paint. Along the first axis the broken lines get
+        stronger, along the second the table gets smoother, for ground that is farther away.
     """
     s = np.arange(-TABLE_HALF, TABLE_HALF, TABLE_STEP)
-    table = np.empty((len(s), 5))
+    table = np.empty((len(s), 6))
     green = np.array((88, 116, 50)) + rng.uniform(-14, 14, 3) + rng.uniform(-12, 26) * np.array(
         (1.2, .6, .1))
-    table[:] = (*green, .11, .15)
+    table[:] = (*green, .11, .15, 0)
     tar = rng.uniform(74, 118) + rng.uniform(-1, 1) * np.array((5, 0, -6))
     for side, edge, kind in ((-1, road.left, road.verges[0]), (1, road.right, road.verges[1])):
         d = side * s - side * edge
@@ -322,19 +347,19 @@ def _ground_table(rng, road):
             slab = np.array((176, 168, 158)) if rng.random() < .6 else np.array((170, 128, 108))
             slab = slab * rng.uniform(.92, 1.1)
             width = rng.uniform(1.7, 2.6)
-            table[(d >= 0) & (d < width)] = (*slab, .05, .05)
+            table[(d >= 0) & (d < width)] = (*slab, .05, .05, 0)
             table[(d >= .2) & (d < width) & (d % .5 < .025), :3] *= .82
-            table[(d >= .0) & (d < .20)] = (206, 204, 198, .04, .03)
+            table[(d >= .0) & (d < .20)] = (206, 204, 198, .04, .03, 0)
             table[(d >= .20) & (d < .24), :3] *= .6
-            table[(d >= width) & (d < width + .12)] = (150, 146, 138, .04, .03)
+            table[(d >= width) & (d < width + .12)] = (150, 146, 138, .04, .03, 0)
         elif kind == 'gravel':
             stone = np.array((172, 150, 116)) * rng.uniform(.9, 1.1)
-            table[(d >= 0) & (d < rng.uniform(.8, 2.2))] = (*stone, .13, .07)
+            table[(d >= 0) & (d < rng.uniform(.8, 2.2))] = (*stone, .13, .07, 0)
         else:
             fringe = (d >= 0) & (d < .3)
-            table[fringe] = (118, 104, 74, .16, .1)
+            table[fringe] = (118, 104, 74, .16, .1, 0)
     on_road = (s > road.left) & (s < road.right)
-    table[on_road] = (*tar, .055, .035)
+    table[on_road] = (*tar, .055, .035, 0)
     for lane, _ in road.lanes:
         for track in (-.75, .75):
             table[:, :3] *= 1 - .055 * (on_road * np.exp(-((s - lane - track) / .3) ** 2))[:, None]
@@ -349,6 +374,7 @@ def _ground_table(rng, road):
             for line in lines:
                 where = np.abs(s - line) < .075
                 marked[where, :3] += worn * part * (paint - marked[where, :3])
+                marked[where, 5] = part
         drawn.append([np.stack([np.convolve(np.pad(channel, blur, 'edge'), np.ones(blur) / blur,
                                             'same')[blur:-blur] for channel in marked.T], 1)
                       for blur in BLURS])
@@ -363,7 +389,8 @@ def _draw_ground(rng, view, road, things, weather, first, sun):
         sun: -1 where it shines from the left, 1 from the right.
 
     Returns:
-        (R, W, 3) float32 in [0, 255]; s (R, W) and z (R, 1), metres.
+        (R, W, 3) float32 in [0, 255]; s (R, W) and z (R, 1), metres; (R, W) uint8: `ROAD`,
+        `MARKING` where half of what is seen is paint, or `BESIDE`.
     """
     rows = np.arange(first, view.height, dtype=np.float32)[:, None] + .5
     z = (view.focal * EYE / (rows - view.horizon)).astype(np.float32)
@@ -383,14 +410,16 @@ def _draw_ground(rng, view, road, things, weather, first, sun):
     count = table.shape[2]
     entry = np.clip((s + TABLE_HALF) * (1 / TABLE_STEP), 0, count - 1).astype(np.int32)
     entry += (dash * len(BLURS) + blur.astype(np.int32)) * count
-    look = table.reshape(-1, 5).take(entry, axis=0)
+    look = table.reshape(-1, 6).take(entry, axis=0)
     calm = np.minimum(1, 22 / z)             # texture fades before it would flicker
     light = 1 + calm * (fine * look[..., 3] + coarse * look[..., 4])
     light *= _shadows(s, z, x, things, weather['shade'], sun)
     ground = look[..., :3] * light[..., None]
     haze = (1 - np.exp(-z / 260))[..., None]
     ground += haze * (np.array(weather['low'], np.float32) - ground)
-    return ground, s, z
+    classes = np.where((s > road.left) & (s < road.right),
+                       np.where(look[..., 5] >= .5, MARKING, ROAD), BESIDE)
+    return ground, s, z, classes.astype(np.uint8)
 
 
 def _shadows(s, z, x, things, shade, sun):
@@ -424,15 +453,23 @@ def _shadows(s, z, x, things, shade, sun):
 
 # What stands upright ----------------------------------------------------------------------------
 
+_OPAQUE = [255 * (alpha > 127) for alpha in range(256)]
+
+
 class _Canvas:
-    """The picture at twice its size, and beside it the mask of what has been drawn over it."""
+    """The picture at twice its size, and beside it what has been drawn over it.
+
+    `mask` is 255 there, less where leaves are translucent; `numbers` has the class, which is set
+    as `number` before a thing is drawn.
+    """
 
     def __init__(self, ground, view, weather, sun):
         size = (2 * view.width, 2 * view.height)
         self.image = Image.fromarray(ground).resize(size, Image.NEAREST)
-        self.mask = Image.new('L', size)
+        self.mask, self.numbers, self.number = Image.new('L', size), Image.new('L', size), None
         self.view, self.weather, self.sun = view, weather, sun
         self._draw, self._cover = ImageDraw.Draw(self.image), ImageDraw.Draw(self.mask)
+        self._assign = ImageDraw.Draw(self.numbers)
 
     def polygon(self, points, colour, light=1.):
         """Fills the polygon of (x, y, z) points in metres; distance pales its colour."""
@@ -442,6 +479,7 @@ class _Canvas:
         corners = [self.view.project(*point) for point in points]
         self._draw.polygon(corners, fill=colour)
         self._cover.polygon(corners, fill=255)
+        self._assign.polygon(corners, fill=self.number)
 
     def paste(self, plants, x, z, height, flip):
         """Pastes a plant (a list of RGBA images, ever smaller) with its foot at (x, 0, z)."""
@@ -470,6 +508,7 @@ class _Canvas:
             plant = Image.blend(plant, pale, haze)
         self.image.paste(plant, box[:2], alpha)
         self.mask.paste(255, box[:2], alpha)
+        self.numbers.paste(self.number, box[:2], alpha.point(_OPAQUE))
 
 
 def _draw_building(canvas, thing):
@@ -651,7 +690,7 @@ def _draw_post(canvas, thing):
 # The scene --------------------------------------------------------------------------------------
 
 def draw_scene(rng, category, size=(375, 1242)):
-    """Draws one road scene, its label and its camera's calibration.
+    """Draws one road scene, its labels and its camera's calibration.
 
     Args:
         rng: numpy Generator; the scene is a function of it and of the other arguments.
@@ -660,17 +699,15 @@ def draw_scene(rng, category, size=(375, 1242)):
         size: (height, width) in pixels, about 1 : 3.3.
 
     Returns:
-        image: (H, W, 3) uint8, RGB.
-        label: (H, W, 3) uint8 in KITTI's colours: magenta (255, 0, 255) road, red (255, 0, 0)
-            not road, black (0, 0, 0) not evaluated (the road's far end, the line along which
-            vehicles touch the ground).
-        calibration: text of KITTI's calibration file, so that the scene can be seen from above.
+        `Scene`. Both labels leave out the road's far end and the line along which vehicles touch
+        the ground, and road and marking of the one are the road of the other. Lamps and signs are
+        not road in the one, and left out in the other.
 
     Raises:
         ValueError: the category is none of CATEGORIES.
     """
     if category not in CATEGORIES:
-        raise ValueError(f"category is {category!r}, but must be one of {', '.join(CATEGORIES)}")
+        raise ValueError(f"category is {category!r}, expected one of {', '.join(CATEGORIES)}")
     weather = WEATHERS[rng.choice(list(WEATHERS), p=[.35, .3, .2, .15])]
     sun = int(rng.choice([-1, 1]))
     road = _pick_road(rng, category)
@@ -679,13 +716,14 @@ def draw_scene(rng, category, size=(375, 1242)):
 
     # Far trees hide the last rows of the ground, where a row would be tens of metres deep.
     first = int(math.ceil(view.horizon + .02 * view.height))
-    sky = _draw_sky(rng, weather, view, first)
-    ground, s, z = _draw_ground(rng, view, road, things, weather, first, sun)
+    sky, above = _draw_sky(rng, weather, view, first)
+    ground, s, z, below = _draw_ground(rng, view, road, things, weather, first, sun)
     flat = np.clip(np.concatenate([sky, ground]), 0, 255).astype(np.uint8)
     canvas = _Canvas(flat, view, weather, sun)
     plants = foliage()
     # Far to near. A house counts as far as its far end: cars before it are drawn over it.
     for thing in sorted(things, key=lambda thing: -thing.z - thing.length):
+        canvas.number = THINGS[thing.kind]
         if thing.kind == 'building':
             _draw_building(canvas, thing)
         elif thing.kind in ('tree', 'bush'):
@@ -698,7 +736,11 @@ def draw_scene(rng, category, size=(375, 1242)):
             _draw_post(canvas, thing)
     covered = np.asarray(canvas.mask.reduce(2)) > 127
     label = _draw_label(road, things, s, z, first, covered, rng.uniform(42, 58))
-    return _expose(rng, canvas.image.reduce(2), weather), label, _calibration(view)
+    classes = np.concatenate([above, below])
+    classes[(label == BLACK).all(axis=2)] = IGNORED
+    classes[covered] = _vote(np.asarray(canvas.numbers), covered)
+    return Scene(_expose(rng, canvas.image.reduce(2), weather), label, classes,
+                 _calibration(view))
 
 
 def _calibration(view):
@@ -729,6 +771,22 @@ def _draw_label(road, things, s, z, first, covered, far):
                 ground[part][np.abs(s[part] - thing.s) < 1.1] = BLACK
     label[covered] = RED
     return label
+
+
+def _vote(numbers, covered):
+    """The class that most of each pixel's four parts have, of those that things have.
+
+    Args:
+        numbers: (2 H, 2 W) uint8, classes; 0 where nothing, or little more than air, was drawn.
+        covered: (H, W) bool, the pixels that are wanted.
+
+    Returns:
+        (covered pixels,) uint8; of equals the first, so vegetation where all parts are 0.
+    """
+    parts = np.stack([numbers[row::2, column::2][covered] for row in (0, 1) for column in (0, 1)])
+    candidates = np.array([VEGETATION, BUILDING, VEHICLE, IGNORED], np.uint8)
+    votes = [(parts == number).sum(axis=0) for number in candidates]
+    return candidates[np.argmax(votes, axis=0)]
 
 
 def _expose(rng, image, weather):
