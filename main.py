@@ -6,7 +6,6 @@
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015.
 """
-import itertools
 import math
 import sys
 import time
@@ -28,17 +27,18 @@ from roadseg.training import (augment, averages, checkpoints, class_weights, dev
                               preflight, signals)
 from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
-from roadseg.training.run_folder import Progress, start_run
+from roadseg.training.run_folder import Progress, check_same, locked, start_run
 
 
 # The network ----------------------------------------------------------------------------------
 
-def load_vgg(sess, vgg_path):
+def load_vgg(sess, vgg_path, image=None):
     """Loads the frozen FCN-VGG16 graph into the session's graph, weights included.
 
     Args:
         sess: session.
         vgg_path: folder of a SavedModel with the tag 'vgg16'.
+        image: float32 tensor [N, H, W, 3] to use in the place of the graph's placeholder.
 
     Returns:
         Tensors (image_input [N, H, W, 3] RGB 0-255, keep_prob [],
@@ -49,7 +49,9 @@ def load_vgg(sess, vgg_path):
         InputError: the folder is no SavedModel, or lacks the tag or a tensor.
     """
     try:
-        tf.saved_model.loader.load(sess, ['vgg16'], str(vgg_path))
+        tf.saved_model.loader.load(sess, ['vgg16'], str(vgg_path),
+                                   **({} if image is None else
+                                      {'input_map': {'image_input:0': image}}))
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
@@ -280,7 +282,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         sess: session.
         epochs: how many in all.
         batch_size: N, handed to `get_batches_fn`.
-        get_batches_fn: function of the batch size that yields an epoch's (images, labels).
+        get_batches_fn: function of the batch size that yields an epoch's (images, labels); to go
+            on in the middle of an epoch, it is given the number of the first batch, too.
         train_op: operation or tensor that does one step.
         cross_entropy_loss: tensor [].
         input_image, correct_label, keep_prob, learning_rate: placeholders to feed.
@@ -310,8 +313,9 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         while progress.epoch < epochs and not stopped() and progress.step < max_steps:
             began, images_seen, seconds_before = time.perf_counter(), 0, progress.seconds
             rate, elapsed = schedule(max(progress.step - 1, 0)), 0.0
-            batches = itertools.islice(get_batches_fn(batch_size), progress.epoch_steps, None)
-            for images, labels in batches:
+            # an epoch that was interrupted goes on in its middle
+            middle = (progress.epoch_steps,) if progress.epoch_steps else ()
+            for images, labels in get_batches_fn(batch_size, *middle):
                 rate = schedule(progress.step)
                 loss, _ = sess.run([cross_entropy_loss, train_op], {
                     input_image: images, correct_label: labels,
@@ -355,7 +359,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
 
 class Training(NamedTuple):
     """What a training step is fed with and what it gives: tensors of the session's graph."""
-    input_image: tf.Tensor          # float32 [N, H, W, 3], RGB 0-255
+    input_image: tf.Tensor          # uint8 [N, H, W, 3], RGB
     classes: tf.Tensor              # uint8 [N, H, W], class numbers; 255 is ignored
     keep_prob: tf.Tensor            # float32 []
     learning_rate: tf.Tensor        # float32 []
@@ -382,7 +386,9 @@ def build(sess, encoder, num_classes, options, weights=None):
         InputError: see `load_vgg`; a graph that lacks what SegNet unpools with.
     """
     tf.set_random_seed(options.seed)
-    input_image, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(sess, encoder)
+    input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
+    _, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(
+        sess, encoder, tf.cast(input_image, tf.float32))
     feed, of_encoder = draw_new_kernels(sess, options.seed), trained_variables(
         options.freeze_blocks)
     image_shape = tf.shape(input_image)[1:3]
@@ -410,7 +416,7 @@ def run(options):
     """Trains as the options say, and writes the run folder.
 
     Args:
-        options: namespace of `parse_args`.
+        options: namespace of `parse_args`; a run to resume is `locked`.
 
     Returns:
         Path of the run folder.
@@ -427,12 +433,13 @@ def run(options):
     training, validation = dataset.split(options.split)
     pipeline.check(dataset, training, validation, options.batch_size)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
+    check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
 
     with tf.Graph().as_default() as graph, \
             tf.Session(config=device.session_config(options.precision)) as sess:
         net = build(sess, encoder, num_classes, options, weights)
-        saver, shapes = tf.train.Saver(max_to_keep=0), preflight.layer_shapes(net.logits)
+        saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
@@ -444,17 +451,20 @@ def run(options):
             options.epochs - progress.epoch), trained_variables(options.freeze_blocks), options)
         get_batches_fn = pipeline.gen_batch_function(
             training, dataset.read_label, options.image_size, seed=options.seed,
-            augment=partial(augment.distort, image_shape=options.image_size, flip=options.flip,
-                            scale=options.scale, colour=options.colour),
-            first_epoch=progress.epoch)
+            augment=partial(augment.distort, flip=options.flip, scale=options.scale,
+                            colour=options.colour),
+            first_epoch=progress.epoch, cache_bytes=pipeline.cache_bytes(options.cache_gb))
 
         steps_per_epoch = math.ceil(len(training) / options.batch_size)
-        with start_run(options, hardware, dataset, training, validation, encoder, cost) as folder:
+        with start_run(options, hardware, dataset, training, validation, encoder, cost,
+                       lambda new: checkpoints.save(sess, saver, new, progress)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
-            recorder = Recorder(folder, saver, progress, network, dataset, validation, options)
-            with signals.stopping() as stopped, \
+            with checkpoints.naming_last(folder), signals.stopping() as stopped, \
                     preflight.advising(cost, options.batch_size, available):
+                recorder = Recorder(folder, saver, progress, network, dataset, validation,
+                                    options, stopped)
+                recorder.catch_up()
                 train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
                          net.cross_entropy_loss, net.input_image, net.classes, net.keep_prob,
                          net.learning_rate, keep_probability=options.keep_prob,
@@ -480,7 +490,9 @@ def run(options):
 
 def main(argv=None):
     """The command: returns the exit code, 0, 2 for an input error, 130 after Ctrl-C."""
-    folder = run(parse_args(argv))
+    options = parse_args(argv)
+    with signals.as_ctrl_c(), locked(options.resume):
+        folder = run(options)
     print(f'overlays: {folder}/overlays    open {folder}/index.html')
 
 

@@ -523,8 +523,8 @@ def feeds():
 
 def batches_of(count):
     """A `get_batches_fn` of `count` batches, whose images hold the batch's number."""
-    def get_batches_fn(batch_size):
-        for number in range(count):
+    def get_batches_fn(batch_size, first=0):
+        for number in range(first, count):
             yield (np.full((batch_size, 4, 5, 3), number, np.uint8),
                    np.full((batch_size, 4, 5, 2), number % 2, bool))
     return get_batches_fn

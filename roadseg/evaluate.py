@@ -57,15 +57,14 @@ def opened(run, args):
             tf.Session(config=device.session_config(precision)) as sess:
         path = checkpoints.load(sess, run, args.checkpoint)
         try:
-            logits, keep_prob, input_image = (graph.get_tensor_by_name(name + ':0')
-                                              for name in ('logits', 'keep_prob', 'image_input'))
+            network = Network.of_session(
+                sess, options['image_size'],
+                options['test_scale'] if args.test_scale is None else args.test_scale,
+                options['flip_test'] if args.flip_test is None else args.flip_test)
         except KeyError as error:
             raise InputError(f'{path} is of another model: {error.args[0]}') from error
         with averaged_weights(sess):
-            yield path.name, Network(
-                sess, logits, keep_prob, input_image, options['image_size'],
-                options['test_scale'] if args.test_scale is None else args.test_scale,
-                options['flip_test'] if args.flip_test is None else args.flip_test)
+            yield path.name, network
 
 
 def open_dataset(run, data_dir):

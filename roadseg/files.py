@@ -270,3 +270,25 @@ def _object(pairs):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key '{twice[:40]}' stands twice")
     return content
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+def free_memory():
+    """Bytes of memory that the system, or this process's control group, has left.
+
+    Returns:
+        int; None where that is not known.
+    """
+    left = []
+    try:
+        with open('/proc/meminfo', encoding='ascii') as lines:
+            left += [int(line.split()[1]) * 1024 for line in lines
+                     if line.startswith('MemAvailable:')]
+        limit = Path('/sys/fs/cgroup/memory.max').read_text(encoding='ascii').strip()
+        used = Path('/sys/fs/cgroup/memory.current').read_text(encoding='ascii')
+        if limit != 'max':
+            left.append(int(limit) - int(used))
+    except (OSError, ValueError):       # another system, or no control groups
+        pass
+    return min(left, default=None)

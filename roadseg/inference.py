@@ -18,6 +18,20 @@ class Network(NamedTuple):
     scales: tuple = (1,)        # of that size; average over them
     flip: bool = False          # average with the mirrored photograph, too
 
+    @classmethod
+    def of_session(cls, sess, image_shape, scales=(1,), flip=False):
+        """Finds the tensors of a trained network in the session's graph, by their names.
+
+        Raises:
+            KeyError: the graph lacks one.
+        """
+        names = {operation.name for operation in sess.graph.get_operations()}
+        # Older runs are fed with float32, in the encoder's own placeholder.
+        image = 'photographs' if 'photographs' in names else 'image_input'
+        logits, keep_prob, input_image = (sess.graph.get_tensor_by_name(name + ':0')
+                                          for name in ('logits', 'keep_prob', image))
+        return cls(sess, logits, keep_prob, input_image, tuple(image_shape), tuple(scales), flip)
+
     def run(self, image):
         """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C)."""
         scores = self.sess.run(self.logits,

@@ -94,7 +94,7 @@ def fetch(data_dir, strict=True):
         if not archive.exists():
             try:
                 download.download(URL, archive)
-            except InputError as error:
+            except download.Unavailable as error:
                 raise InputError(
                     f'no KITTI Road data in {data_dir}: {error}. Three ways on: download '
                     f'data_road.zip by hand into {data_dir}; name the folder that holds '

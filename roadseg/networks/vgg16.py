@@ -406,15 +406,14 @@ def fetch(data_dir):
             download.download(COURSE_URL, archive)
         download.extract(archive, 'vgg')
         return folder
-    except InputError as error:
-        if archive.exists():        # it is there, and damaged or without room to unpack
-            raise
+    except download.Unavailable as error:
         print(f'{error}\ntrying the VGG16 weights of Keras Applications', file=sys.stderr)
         first = error
     try:
         weights = read_keras('imagenet')
         save(weights, top_shapes(weights['conv5_3'][1].size, 512, context=True), caffe_input,
              folder)
+        download.discard(archive)
     except InputError as error:
         raise InputError(
             f'no VGG16: {first}; {error}. Three ways on: put the course\'s vgg.zip into '

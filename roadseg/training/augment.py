@@ -10,13 +10,6 @@ from roadseg.images import resize_pair
 GREY = (124, 116, 104)      # the mean of ImageNet
 
 
-def random_flip(rng, image, classes):
-    """Mirrors photograph and label left to right, every second time on average."""
-    if rng.random() < 0.5:
-        return image[:, ::-1], classes[:, ::-1]
-    return image, classes
-
-
 def random_scale(rng, image, classes, strength, image_shape):
     """Zooms in or out about a random point of the lower edge, changes the aspect a little, and
     resizes.
@@ -45,8 +38,10 @@ def random_scale(rng, image, classes, strength, image_shape):
     box = (border + left, border + top, border + left + seen_width, border + top + seen_height)
 
     def seen(array, outside, resample):
-        surrounded = ImageOps.expand(Image.fromarray(array), border, outside)
-        return np.asarray(surrounded.resize(image_shape[::-1], resample, box))
+        picture = Image.fromarray(array)
+        if border:
+            picture = ImageOps.expand(picture, border, outside)
+        return np.asarray(picture.resize(image_shape[::-1], resample, box))
 
     return (seen(image, GREY, Image.Resampling.BILINEAR),
             seen(classes, IGNORED, Image.Resampling.NEAREST))
@@ -54,6 +49,8 @@ def random_scale(rng, image, classes, strength, image_shape):
 
 def random_colour(rng, image, strength):
     """Changes brightness, white balance, saturation and contrast.
+
+    All four are linear, so that together they are one matrix of 3 x 4, which Pillow applies.
 
     Args:
         rng: numpy Generator.
@@ -66,25 +63,38 @@ def random_colour(rng, image, strength):
     """
     brightness, saturation, contrast = rng.uniform(1 - strength, 1 + strength, 3)
     balance = rng.uniform(1 - strength / 4, 1 + strength / 4, 3)
-    changed = image * np.float32(brightness * balance)
-    grey = changed.mean(axis=2, keepdims=True)
-    changed = grey + (changed - grey) * np.float32(saturation)
-    mean = changed.mean()
-    changed = np.rint(mean + (changed - mean) * np.float32(contrast))
-    return np.clip(changed, 0, 255).astype(np.uint8)
+    picture = Image.fromarray(image)
+    balanced = brightness * np.diag(balance)
+    saturated = (saturation * np.eye(3) + (1 - saturation) / 3) @ balanced
+    means = np.asarray(picture.resize((1, 1), Image.Resampling.BOX), float)[0, 0]
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = contrast * saturated
+    # contrast is about the mean grey; half a level more, as Pillow cuts off what follows the point
+    matrix[:, 3] = (1 - contrast) * (balanced @ means).mean() + 0.5
+    return np.asarray(picture.convert('RGB', tuple(matrix.ravel())))
 
 
 def distort(rng, image, classes, image_shape, flip=True, scale=0.0, colour=0.0):
-    """Flips, scales and colours, and resizes; a strength of 0 leaves that step out.
+    """Scales, mirrors every second time and colours; a strength of 0 leaves that step out.
 
-    Args and returns as in the functions above; made for `pipeline.gen_batch_function`.
+    Args:
+        rng: numpy Generator.
+        image: uint8 ndarray (h, w, 3).
+        classes: uint8 ndarray (h, w).
+        image_shape: (H, W).
+        flip: whether to mirror.
+        scale: strength of `random_scale`.
+        colour: strength of `random_colour`.
+
+    Returns:
+        Such a pair of the size (H, W).
     """
-    if flip:
-        image, classes = random_flip(rng, image, classes)
     if scale:
         image, classes = random_scale(rng, image, classes, scale, image_shape)
     else:
         image, classes = resize_pair(image, classes, image_shape)
+    if flip and rng.random() < 0.5:
+        image, classes = image[:, ::-1], classes[:, ::-1]
     if colour:
         image = random_colour(rng, image, colour)
     return image, classes

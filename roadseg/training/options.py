@@ -107,6 +107,9 @@ def build_parser():
         help='of all that is drawn: new layers, dropout, order and augmentation')
     add('--save-minutes', type=number(float, 0.01, 100_000), default=10.0, metavar='M',
         help='write a checkpoint at least so often, besides at the end of each epoch')
+    add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
+        help='memory for decoded photographs; those beyond are decoded anew in every epoch '
+             '(default: half of what is free)')
     add('--max-steps', type=number(int, 1, 10**9), default=None, metavar='STEPS',
         help='end after so many steps, to try things out')
     return parser

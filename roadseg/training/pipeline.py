@@ -1,14 +1,17 @@
 """The batches that a network is trained on. NumPy and Pillow only."""
+import itertools
+import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from roadseg.errors import InputError
-from roadseg.images import check_image, read_image, resize_pair
-from roadseg.training.augment import random_flip
+from roadseg.files import free_memory
+from roadseg.images import check_image, read_image
+from roadseg.training.augment import distort
 
 
 def read_pair(pair, read_label):
@@ -52,67 +55,121 @@ def check(dataset, training, validation, batch_size):
             deque(pool.map(check_one, paths), maxlen=0)
 
 
-def gen_batch_function(pairs, read_label, image_shape, *, augment=random_flip, seed=0,
-                       first_epoch=0):
+class Samples:
+    """Decoded photographs and labels, as many of them kept in memory as fit.
+
+    Those beyond are decoded anew each time. All of it may be called from several threads.
+
+    Args:
+        pairs: list of (image, label) paths.
+        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
+        cache_bytes: bound of what is kept.
+    """
+
+    def __init__(self, pairs, read_label, cache_bytes):
+        self._pairs, self._read_label = pairs, read_label
+        self._kept, self._room, self._lock = {}, cache_bytes, threading.Lock()
+
+    def __len__(self):
+        return len(self._pairs)
+
+    def __getitem__(self, index):
+        """Returns (photograph uint8 (H, W, 3), classes uint8 (H, W)).
+
+        Raises:
+            InputError: one is unreadable, or their sizes differ.
+        """
+        sample = self._kept.get(index)
+        if sample is None:
+            sample = read_pair(self._pairs[index], self._read_label)
+            size = sum(array.nbytes for array in sample)
+            with self._lock:
+                if index not in self._kept and size <= self._room:
+                    self._kept[index] = sample
+                    self._room -= size
+        return sample
+
+
+def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=0, first_epoch=0,
+                       cache_bytes=2**32, threads=None):
     """Makes a function that yields the shuffled batches of one epoch.
 
-    Photographs are decoded once, here, and kept as uint8 at their own size, so that an
-    augmentation which zooms finds all their detail. Batches are prepared in a thread, a few
-    ahead of the training step.
+    Photographs stay in memory at their own size, so that an augmentation which zooms finds all
+    their detail. They are prepared in threads, some batches ahead of the training step; each
+    draws from a random stream of its own, so that batches are the same for any number of
+    threads, and an epoch that goes on in its middle costs nothing.
 
     Args:
         pairs: list of (image, label) paths.
         read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
         image_shape: (H, W) of the batches.
-        augment: function of (rng, image uint8 (h, w, 3), classes uint8 (h, w)) that returns
-            such a pair of any size, resized to (H, W) then. None changes nothing.
+        augment: function of (rng, image uint8 (h, w, 3), classes uint8 (h, w), image_shape)
+            that returns such a pair of the size (H, W).
         seed: order and augmentation of an epoch depend on this and the epoch's number alone.
         first_epoch: number of the epoch that the first call yields.
+        cache_bytes: how much memory decoded photographs may take, see `Samples`.
+        threads: how many prepare photographs; None for one per processor.
 
     Returns:
-        `get_batches_fn(batch_size)`, a generator of (images uint8 [N, H, W, 3], classes uint8
-        [N, H, W]). The last batch of an epoch is short where batch_size does not divide the
-        number of photographs.
+        `get_batches_fn(batch_size, first=0)`, a generator of (images uint8 [N, H, W, 3], classes
+        uint8 [N, H, W]) from batch number `first` on. The last batch of an epoch is short where
+        batch_size does not divide the number of photographs.
 
     Raises:
-        InputError: unreadable files; from `get_batches_fn`, a batch size that is not between 1
-            and the number of photographs.
+        InputError: from `get_batches_fn`, unreadable files, and a batch size that is not between
+            1 and the number of photographs.
     """
-    with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
-        read = pool.map(lambda pair: read_pair(pair, read_label), pairs)
-        samples = list(tqdm(read, 'reading photographs', len(pairs), leave=False,
-                            disable=None))
+    samples = Samples(pairs, read_label, cache_bytes)
     epochs_begun = first_epoch
+    threads = threads or processors()
 
-    def batch(indices, rng):
-        chosen = [samples[index] for index in indices]
-        if augment is not None:
-            chosen = [augment(rng, *sample) for sample in chosen]
-        chosen = [sample if sample[1].shape == tuple(image_shape)
-                  else resize_pair(*sample, image_shape) for sample in chosen]
-        return tuple(np.stack(arrays) for arrays in zip(*chosen))
-
-    def get_batches_fn(batch_size):
+    def get_batches_fn(batch_size, first=0):
         nonlocal epochs_begun
         if not 1 <= batch_size <= len(samples):
             raise InputError(f'batch size {batch_size} is not between 1 and the '
                              f'{len(samples)} photographs to train on')
-        rng = np.random.default_rng([seed, epochs_begun])
-        epochs_begun += 1
-        order = rng.permutation(len(samples))
-        return prepared_ahead(lambda start: batch(order[start:start + batch_size], rng),
-                              range(0, len(samples), batch_size))
+        epoch, epochs_begun = epochs_begun, epochs_begun + 1
+        order = np.random.default_rng([seed, epoch]).permutation(len(samples))
+
+        def prepare(index):
+            rng = np.random.default_rng([seed, epoch, index])
+            return augment(rng, *samples[index], image_shape)
+
+        prepared = prepared_ahead(prepare, order[first * batch_size:].tolist(), threads,
+                                  ahead=2 * batch_size + threads)
+        while batch := list(itertools.islice(prepared, batch_size)):
+            yield tuple(np.stack(arrays) for arrays in zip(*batch))
 
     return get_batches_fn
 
 
-def prepared_ahead(make, arguments, ahead=4):
-    """Yields `make(argument)` in order, computed in a thread up to `ahead` items early."""
-    with ThreadPoolExecutor(1) as thread:
+def processors():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def prepared_ahead(make, arguments, threads=1, ahead=4):
+    """Yields `make(argument)` in order, computed in threads up to `ahead` items early."""
+    with ThreadPoolExecutor(threads) as pool:
         pending = deque()
-        for argument in arguments:
-            pending.append(thread.submit(make, argument))
-            if len(pending) > ahead:
+        try:
+            for argument in arguments:
+                pending.append(pool.submit(make, argument))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:      # of an epoch that is left early
+                future.cancel()
+
+
+def cache_bytes(cache_gb):
+    """Returns how much memory decoded photographs may take, in bytes.
+
+    Args:
+        cache_gb: gigabytes, or None for half of the memory that the system has left.
+    """
+    if cache_gb is not None:
+        return int(cache_gb * 1e9)
+    return (free_memory() or 8 * 10**9) // 2

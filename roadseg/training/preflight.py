@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from roadseg.errors import InputError
+from roadseg.files import free_memory
 
 CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
 KEPT_FOR_BACKWARD = ('Relu', 'MaxPool')
@@ -122,14 +123,7 @@ def available_memory(sess):
               if device.device_type == 'GPU']
     if limits:
         return limits[0]
-    try:
-        with open('/proc/meminfo', encoding='ascii') as lines:
-            for line in lines:
-                if line.startswith('MemAvailable:'):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    return free_memory()
 
 
 def memory_advice(cost, batch_size, available):
