@@ -2,71 +2,73 @@
 
     checkpoints/step-001205/    model.index, model.data-..., model.meta, progress.json
 
-A checkpoint is written into `step-001205.part/` and renamed when it is whole. Kept are the last
-two, so that one is left if the other is damaged, and the one whose epoch scored best.
+A checkpoint is written into `step-001205.part/` and renamed when the disk has it whole. One of the
+same step is `step-001205.old/` in between. Kept are the last two, so that one is left if the other
+is damaged, and the one whose epoch scored best.
+
+`progress.json` says where the training stands, which run it is, and the checksums of the other
+files. TensorFlow checks the content of `model.data-...` itself, against checksums in `model.index`.
 """
+import hashlib
 import json
+import math
+import re
 import shutil
 import sys
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 
 from roadseg.errors import InputError
-from roadseg.training.run_folder import Progress, read_log
+from roadseg.files import move_into_place, read_json, write_error, write_json
+from roadseg.tf_errors import as_os_error
+from roadseg.tf_paths import literal
+from roadseg.training.run_folder import Progress, read_log, read_run
 
+FINITE = 'variables_are_finite'     # name of an operation
+NAME = re.compile(r'step-(\d{6,18})(\.old)?')
+
+
+class _Damaged(Exception):
+    """A checkpoint that can't be used; says why."""
+
+
+# Finding --------------------------------------------------------------------------------------
 
 def saved(run):
-    """Returns the paths of a run's checkpoints, oldest first."""
-    return sorted(path for path in (Path(run) / 'checkpoints').glob('step-*')
-                  if path.suffix != '.part')
+    """Returns the paths of a run's checkpoints, oldest first.
+
+    Raises:
+        InputError: the folder can't be read.
+    """
+    folder = Path(run) / 'checkpoints'
+    try:
+        found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f'cannot read {folder}: {error.strerror}; make it readable') from error
+    return sorted(found, key=lambda path: (step_of(path), path.suffix != '.old'))
+
+
+def step_of(path):
+    """Returns the step in the name of a checkpoint."""
+    return int(NAME.fullmatch(path.name)[1])
 
 
 def best_step(run):
-    """Returns the step of the epoch with the highest validation MaxF, None without one."""
-    scored = [row for row in read_log(run) if row['val_maxf']]
-    if not scored:
-        return None
-    return int(max(scored, key=lambda row: float(row['val_maxf']))['step'])
-
-
-def save(sess, saver, run, progress):
-    """Writes a checkpoint of all variables, and deletes those that are no longer needed.
-
-    Args:
-        sess: session whose variables are saved.
-        saver: `tf.train.Saver`.
-        run: folder of the run.
-        progress: `Progress`.
-
-    Returns:
-        Path of the checkpoint.
+    """Returns the step of the epoch that scored best on the held-out photographs, None without one.
 
     Raises:
-        InputError: it could not be written; the ones before it are untouched.
+        InputError: `options.json` or `log.csv` is damaged.
     """
-    path = Path(run) / 'checkpoints' / f'step-{progress.step:06d}'
-    part = path.with_name(path.name + '.part')
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        saver.save(sess, str(part / 'model'), write_state=False)
-        (part / 'progress.json').write_text(json.dumps(asdict(progress)))
-        shutil.rmtree(path, ignore_errors=True)     # a resumed run reached this step again
-        part.rename(path)
-    except (OSError, tf.errors.OpError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        reason = str(getattr(error, 'message', error)).splitlines()[0]
-        left = [old.name for old in saved(run)]
-        raise InputError(f'could not write the checkpoint {path}: {reason}. '
-                         + (f'{left[-1]} is untouched; make room and go on with '
-                            f'--resume {run}' if left else 'Make room and start again')) from error
-    keep = {f'step-{best_step(run) or 0:06d}', *(old.name for old in saved(run)[-2:])}
-    for old in saved(run):
-        if old.name not in keep:
-            shutil.rmtree(old)
-    return path
+    column = read_run(run)['data'].get('best', 'val_maxf')      # MaxF in runs before it was noted
+    scored = [row for row in read_log(run)
+              if row.get(column) and math.isfinite(float(row[column]))]
+    return int(max(scored, key=lambda row: float(row[column]))['step']) if scored else None
 
 
 def candidates(run, which):
@@ -82,18 +84,139 @@ def candidates(run, which):
     """
     paths = saved(run)
     if which == 'best':
-        paths = [path for path in paths if path.name == f'step-{best_step(run) or 0:06d}']
+        best = best_step(run)
+        paths = [path for path in paths if step_of(path) == best]
     if not paths:
         raise InputError(f"no {which} checkpoint in {Path(run) / 'checkpoints'}")
     return paths[::-1]
 
+
+@contextmanager
+def naming_last(run):
+    """Adds to an error that ends a training which checkpoint of it is left."""
+    try:
+        yield
+    except InputError as error:
+        left = saved(run)
+        if not left:
+            raise
+        raise InputError(f'{error}; the last checkpoint is {left[-1]}') from error
+
+
+# Writing --------------------------------------------------------------------------------------
+
+def make_saver():
+    """Adds to the default graph what saves its variables, and tells whether they are finite.
+
+    Call it before the graph is finalized.
+
+    Returns:
+        `tf.train.Saver` of all variables.
+    """
+    finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in _floats()]
+    tf.stack(finite or [True], name=FINITE)
+    return tf.train.Saver(max_to_keep=0)
+
+
+def _floats():
+    return [variable for variable in tf.global_variables() if variable.dtype.is_floating]
+
+
+def save(sess, saver, run, progress):
+    """Writes a checkpoint of all variables, and deletes those that are no longer needed.
+
+    Those are also the ones of later steps, which were found damaged when the run went on.
+
+    Args:
+        sess: session whose variables are saved.
+        saver: from `make_saver`.
+        run: folder of the run, with its `options.json`.
+        progress: `Progress`.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        InputError: a variable is not finite, or the checkpoint could not be written; the ones
+            before it are untouched.
+    """
+    broken = _not_finite(sess)
+    if broken:
+        raise InputError(f'the training has diverged: after step {progress.step}, {len(broken)} '
+                         f'variables are not finite, the first being {broken[0]}; try a lower '
+                         '--learning-rate')
+    path = Path(run) / 'checkpoints' / f'step-{progress.step:06d}'
+    part, old = (path.with_name(path.name + suffix) for suffix in ('.part', '.old'))
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        saver.save(sess, str(part / 'model'), write_state=False)
+        content = {**asdict(progress), 'run': read_run(run).get('id'),
+                   'files': {file.name: _sha256(file.read_bytes()) for file in part.iterdir()
+                             if file.suffix in ('.index', '.meta')}}
+        write_json(part / 'progress.json', {**content, 'checksum': _checksum(content)})
+        if path.exists():       # a resumed run reached this step again, or an epoch ends with it
+            _remove(old)
+            path.rename(old)
+        move_into_place(part, path)
+        _prune(run, path)
+    except (OSError, tf.errors.OpError) as error:
+        raise write_error(path, as_os_error(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def _not_finite(sess):
+    """Returns the names of the variables that hold NaN or an infinity; nothing good follows."""
+    finite = sess.run(sess.graph.get_tensor_by_name(FINITE + ':0'))
+    with sess.graph.as_default():
+        return [variable.op.name for variable, is_finite in zip(_floats(), finite)
+                if not is_finite]
+
+
+def _prune(run, newest):
+    """Deletes what is not to be kept beside the newest checkpoint, and what kills left behind."""
+    try:
+        best = best_step(run)
+    except InputError as error:     # somebody has edited the log, which is no reason to stop
+        print(f'warning: {error}; until then, no checkpoint is deleted', file=sys.stderr)
+        return
+    paths = [path for path in saved(run) if step_of(path) < step_of(newest)] + [newest]
+    keep = {*paths[-2:], *(path for path in paths if step_of(path) == best)}
+    for path in saved(run):
+        if path not in keep:
+            _remove(path)
+    for left in newest.parent.glob('step-*.part'):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(path):
+    """Deletes a checkpoint, if it is there, so that a kill in between leaves none that is half."""
+    part = path.with_name(path.name + '.part')
+    shutil.rmtree(part, ignore_errors=True)
+    if path.exists():
+        path.rename(part)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checksum(content):
+    """Checksum of what `progress.json` says, whatever the order of its keys."""
+    return _sha256(json.dumps(content, sort_keys=True).encode())
+
+
+# Reading --------------------------------------------------------------------------------------
 
 def restore(sess, saver, run, which='last'):
     """Restores the variables and the progress of a run.
 
     Args:
         sess: session of a graph like the one that was saved.
-        saver: `tf.train.Saver` of that graph.
+        saver: from `make_saver`, of that graph.
         run: folder of the run.
         which: 'last', where a damaged checkpoint is named on stderr and the one before it
             taken, or 'best'.
@@ -105,29 +228,14 @@ def restore(sess, saver, run, which='last'):
         InputError: there is no whole checkpoint, or it is of another network.
     """
     for path in candidates(run, which):
-        try:
-            progress = Progress(**json.loads((path / 'progress.json').read_text()))
-            check_shapes(sess.graph, path)
-            saver.restore(sess, str(path / 'model'))
+        with _naming_damage(path):
+            progress = _read_progress(path, read_run(run).get('id'))
+            _restore(sess, saver, path, progress)
+            broken = _not_finite(sess)
+            if broken:          # earlier versions saved what had diverged
+                raise _Damaged(f'{broken[0]} is not finite')
             return path, progress
-        except (tf.errors.OpError, OSError, ValueError, TypeError) as error:
-            reason = str(getattr(error, 'message', error)).strip().splitlines()[0]
-            print(f'warning: the checkpoint {path} is damaged: {reason}', file=sys.stderr)
-    raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
-
-
-def check_shapes(graph, path):
-    """Raises InputError unless a checkpoint holds the graph's variables, in their shapes.
-
-    `Saver.restore` itself gives a variable whatever shape the checkpoint has.
-    """
-    saved = tf.train.load_checkpoint(str(path / 'model')).get_variable_to_shape_map()
-    for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
-        found, expected = saved.get(variable.op.name), variable.shape.as_list()
-        if found != expected:
-            raise InputError(
-                f'the checkpoint {path} is of another network (another model or number of '
-                f'classes): {variable.op.name} has the shape {found} there, {expected} here')
+    raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}; start a new run")
 
 
 def load(sess, run, which='last'):
@@ -144,12 +252,97 @@ def load(sess, run, which='last'):
     Raises:
         InputError: there is no whole checkpoint.
     """
+    saver = None
     for path in candidates(run, which):
-        try:
-            with sess.graph.as_default():
-                saver = tf.train.import_meta_graph(str(path / 'model.meta'))
-        except (OSError, tf.errors.OpError, ValueError) as error:
-            print(f'warning: {path}/model.meta is damaged: {error}', file=sys.stderr)
-            continue
-        return restore(sess, saver, run, which)[0]
+        with _naming_damage(path):
+            progress = _read_progress(path, read_run(run).get('id'))
+            if saver is None:       # that of one before is as good, as the graph never changes
+                with literal(path) as folder, sess.graph.as_default():
+                    saver = tf.train.import_meta_graph(str(folder / 'model.meta'))
+            _restore(sess, saver, path, progress)
+            return path
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
+
+
+@contextmanager
+def _naming_damage(path):
+    """Turns whatever a damaged checkpoint brings about into a line on stderr."""
+    try:
+        yield
+    except (_Damaged, OSError, tf.errors.OpError, ValueError, KeyError, TypeError,
+            DecodeError) as error:
+        reason = str(getattr(error, 'message', error)).strip().splitlines() or [repr(error)]
+        print(f'warning: the checkpoint {path} is damaged: {reason[0]}', file=sys.stderr)
+
+
+def _read_progress(path, run_id):
+    """Reads and checks `progress.json` of a checkpoint, and the files it has checksums of.
+
+    Earlier versions noted neither the run nor checksums; what a later one adds is left aside.
+
+    Args:
+        path: of the checkpoint.
+        run_id: str, of the run; None where it has none.
+
+    Returns:
+        `Progress`.
+
+    Raises:
+        _Damaged: see the message.
+    """
+    try:
+        content = read_json(path / 'progress.json')
+    except InputError as error:
+        raise _Damaged(error) from error
+    checksum = content.pop('checksum', None)
+    if checksum is not None or run_id is not None:
+        if checksum != _checksum(content):
+            raise _Damaged('progress.json is not as it was written')
+        if content['run'] != run_id:
+            raise _Damaged(f"it is of the run {content['run']}, and this one is {run_id}")
+        for name, sha256 in dict(content['files']).items():
+            if _sha256((path / name).read_bytes()) != sha256:
+                raise _Damaged(f'{name} is not as it was written')
+    values = {field.name: content[field.name] for field in fields(Progress)
+              if field.name in content}
+    for name, kinds in (('epoch', int), ('step', int), ('epoch_steps', int),
+                        ('epoch_loss', (int, float)), ('seconds', (int, float)),
+                        ('row', (dict, type(None)))):
+        value = values.get(name, getattr(Progress, name))
+        if isinstance(value, bool) or not isinstance(value, kinds) or (
+                isinstance(value, int) and value < 0):
+            raise _Damaged(f'progress.json says that {name} is {str(value)[:40]}')
+    return Progress(**values)
+
+
+def _restore(sess, saver, path, progress):
+    """Restores the variables of a checkpoint.
+
+    Raises:
+        InputError: it is of another network.
+        _Damaged: its step is another.
+        and whatever TensorFlow raises where a file is damaged.
+    """
+    with literal(path) as folder:
+        reader = tf.train.load_checkpoint(str(folder / 'model'))
+        check_shapes(sess.graph, reader, path)
+        saver.restore(sess, str(folder / 'model'))
+    step = int(sess.run(tf.train.get_global_step(sess.graph)))
+    if step != progress.step:
+        raise _Damaged(f'its variables are of step {step}, and progress.json says {progress.step}')
+
+
+def check_shapes(graph, reader, path):
+    """Raises InputError unless a checkpoint holds the graph's variables, in their shapes.
+
+    `Saver.restore` itself gives a variable whatever shape the checkpoint has.
+    """
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
+        name, shape, kind = variable.op.name, variable.shape.as_list(), variable.dtype.base_dtype
+        for what, found, expected in (('the shape', shapes.get(name), shape),
+                                      ('the type', name in types and types[name].name, kind.name)):
+            if found != expected:
+                raise InputError(
+                    f'the checkpoint {path} is of another network (another model or number of '
+                    f'classes): {name} has {what} {found} there, {expected} here')

@@ -1,14 +1,20 @@
 """What a training run does after each epoch and at its end: save, score, log, draw."""
+import math
+import shlex
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import roadseg.training.tensorboard as tensorboard
-from roadseg.files import write_json
+from roadseg.errors import InputError
+from roadseg.files import describe_os_error, write_json
 from roadseg.inference import averaged_weights
 from roadseg.scoring import page, score
+from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
 from roadseg.training.pipeline import read_pair
 from roadseg.training.run_folder import column, log_columns, read_log, write_log
@@ -17,23 +23,46 @@ from roadseg.training.run_folder import column, log_columns, read_log, write_log
 class Recorder:
     """Keeps the folder of a training run.
 
+    What costs training to get is saved first. What only shows it, events and page, may fail with
+    a warning.
+
     Args:
         folder: of the run.
-        saver: `tf.train.Saver` of all variables.
+        saver: from `checkpoints.make_saver`.
         progress: `Progress`, kept up to date by the training.
         network: `inference.Network`.
         dataset: `Dataset`.
         validation: list of (image, label) paths that are held out; [] for none.
         options: namespace; `split` and `save_minutes` are used.
+        stopped: function that says whether to end now.
+
+    Raises:
+        InputError: `log.csv` is damaged, or can't be written.
     """
 
-    def __init__(self, folder, saver, progress, network, dataset, validation, options):
+    def __init__(self, folder, saver, progress, network, dataset, validation, options,
+                 stopped=lambda: False):
         self.folder, self.saver, self.progress = Path(folder), saver, progress
         self.network, self.dataset, self.options = network, dataset, options
-        self.validation = validation
-        self.rows = [row for row in read_log(folder) if int(row['epoch']) <= progress.epoch]
-        self.writer = tf.summary.FileWriter(str(self.folder / 'tensorboard'), network.sess.graph)
+        self.validation, self.stopped = validation, stopped
+        logged = read_log(folder)
+        self.rows = [row for row in logged if int(row['epoch']) <= progress.epoch]
+        if self.rows != logged:         # these epochs come again; the best of them is no more
+            self.write_log()
+        self.events = None
+        with self.events_may_fail():
+            self.events = tensorboard.EventFile(self.folder / 'tensorboard', network.sess.graph,
+                                                progress.step)
         self.saved_at = time.monotonic()
+
+    # While it trains --------------------------------------------------------------------------
+
+    def catch_up(self):
+        """Scores and logs the epoch that was saved when the run ended, and not logged."""
+        if self.progress.row is not None:
+            if all(int(row['epoch']) < self.progress.epoch for row in self.rows):
+                self.record(self.progress.row)
+            self.progress.row = None
 
     def after_step(self):
         """Writes a checkpoint, where the last one is older than --save-minutes."""
@@ -44,27 +73,41 @@ class Recorder:
         """Saves, scores the held-out photographs, and writes log, TensorBoard events and page.
 
         Args:
-            row: dict that `train_nn` makes; the results are added to it.
+            row: dict that `train_nn` makes.
+
+        Raises:
+            InputError: something could not be written or read.
+            KeyboardInterrupt: a request to end came; what is not done yet, `catch_up` does.
         """
+        self.progress.row = row
+        self.save()
+        self.record(row)
+        self.progress.row = None
+
+    def record(self, row):
+        """Scores the held-out photographs and writes the results, see `after_epoch`."""
+        panels = []
         if self.validation:
             with averaged_weights(self.network.sess):
                 result = score.score(self.network, self.dataset, self.samples())
                 panels = [(name, photograph, truth,
                            self.dataset.measures.predict(self.network, photograph))
                           for name, photograph, truth in self.samples(every=16)]
-            row |= {'val_loss': result['loss']} | self.logged(result)
-            scores = ', '.join(f'{name} {row[column(name)]:.2f}'
-                               for name in self.dataset.measures.LOGGED if column(name) in row)
+            row = {**row, 'val_loss': result['loss'], **self.logged(result)}
+            scores = ', '.join(f'{name} {row.get(column(name), math.nan):.2f}'.replace('nan', '-')
+                               for name in self.dataset.measures.LOGGED)
             tqdm.write(f"    {self.title()}: loss {result['loss']:.4f}, {scores}")
-            for panel in panels:
-                tensorboard.write_panel(self.writer, row['step'], *panel, self.dataset)
-        tensorboard.write_scalars(self.writer, row['step'],
-                                  {key: row[key] for key in row if key not in ('epoch', 'step')})
-        self.writer.flush()
         self.rows.append(row)
-        write_log(self.folder, self.rows, log_columns(self.dataset.measures.LOGGED))
-        self.save()
-        page.write_page(self.folder)
+        self.write_log()
+        if self.events is not None:
+            with self.events_may_fail():
+                for panel in panels:
+                    tensorboard.write_panel(self.events, row['step'], *panel, self.dataset)
+                tensorboard.write_scalars(
+                    self.events, row['step'],
+                    {key: row[key] for key in row if key not in ('epoch', 'step')})
+                self.events.flush()
+        self.write_page()
 
     def logged(self, result):
         """The columns of the log that follow from a result of `score.score`."""
@@ -75,23 +118,55 @@ class Recorder:
     def samples(self, every=1):
         """Yields (name, photograph, classes) of each held-out photograph, read anew."""
         for pair in self.validation[::every]:
+            if self.stopped():
+                raise KeyboardInterrupt(self.farewell())
             yield pair[0].stem, *read_pair(pair, self.dataset.read_label)
 
     def title(self):
         """Names the held-out photographs, such as 'KITTI Road, val3'."""
         return f'{self.dataset.title}, {self.options.split}'
 
+    # Writing ----------------------------------------------------------------------------------
+
     def save(self):
         """Writes a checkpoint."""
+        checkpoints.save(self.network.sess, self.saver, self.folder, self.progress)
         self.saved_at = time.monotonic()
-        return checkpoints.save(self.network.sess, self.saver, self.folder, self.progress)
+
+    def write_log(self):
+        """Writes `log.csv`."""
+        write_log(self.folder, self.rows, log_columns(self.dataset.measures.LOGGED))
+
+    def write_page(self):
+        """Writes the page, without which the training goes on."""
+        try:
+            page.write_page(self.folder)
+        except InputError as error:
+            tqdm.write(f'warning: no page: {error}', file=sys.stderr)
+
+    @contextmanager
+    def events_may_fail(self):
+        """Where events can't be written, warns once, and writes none from then on."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            self.events = None
+            tqdm.write('warning: no more events for TensorBoard, as they cannot be written: '
+                       + describe_os_error(as_os_error(error)), file=sys.stderr)
+
+    # At the end -------------------------------------------------------------------------------
 
     def stop(self):
         """Saves what a signal interrupted, and raises KeyboardInterrupt that says how to go on."""
-        path = self.save()
-        page.write_page(self.folder)
-        raise KeyboardInterrupt(f'stopped; saved {path}; go on with '
-                                f'python main.py --resume {self.folder}')
+        self.save()
+        self.write_page()
+        raise KeyboardInterrupt(self.farewell())
+
+    def farewell(self):
+        """What is said at the end of a run that a signal interrupted."""
+        path = checkpoints.saved(self.folder)[-1]
+        return (f'stopped; saved {path}; go on with python main.py --resume '
+                + shlex.quote(str(self.folder)))
 
     def score_last(self):
         """Scores the last weights, with pictures, and prints the table."""
@@ -105,6 +180,5 @@ class Recorder:
         print(f'{self.title()}: {score.tables([result], self.dataset)}')
 
     def finish(self):
-        """Closes the events, and writes the page."""
-        self.writer.close()
+        """Writes the page."""
         page.write_page(self.folder)

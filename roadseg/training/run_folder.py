@@ -1,32 +1,43 @@
 """The folder of a training run: its options, its log and where it stands. No TensorFlow.
 
     runs/<date-time>/
-        options.json        every option, versions, device, commit, data set counts
+        options.json        every option, versions, device, commit, data set, encoder
+        photographs.json    names of the photographs to train on and of those held out
         log.csv             a row an epoch
-        checkpoints/        see roadseg/checkpoints.py
+        checkpoints/        see roadseg/training/checkpoints.py
         overlays/           the test photographs with their road in green
         validation/         the held-out photographs: input, truth, probability, overlay
         evaluation.json     the scores
         loss.png index.html the curve, and one page that shows it all
+        .lock               held by the process that trains
 """
 import csv
 import errno
+import hashlib
+import io
+import math
+import os
 import platform
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from roadseg.errors import InputError
-from roadseg.files import read_json, write_error, write_json, write_whole
+from roadseg.files import (check_file, describe_os_error, move_into_place, read_json, write_error,
+                           write_json, write_whole)
 
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures
+STALE = 3600        # seconds after which a folder that was being made is a killed process's
 
 
 @dataclass
@@ -37,6 +48,31 @@ class Progress:
     epoch_steps: int = 0        # steps done of the epoch that has begun
     epoch_loss: float = 0.0     # sum of their losses
     seconds: float = 0.0        # spent training, over all epochs, validation left out
+    row: dict | None = None     # log of the epoch just finished, as long as it is not scored
+
+
+# Options --------------------------------------------------------------------------------------
+
+def read_run(run):
+    """Returns what `options.json` of a run holds.
+
+    Args:
+        run: folder.
+
+    Returns:
+        dict; its values 'options', 'data' and 'model' are dicts, too, {} where they are missing.
+
+    Raises:
+        InputError: the folder has no readable `options.json`.
+    """
+    path = Path(run) / 'options.json'
+    content = read_json(path)
+    for part in ('options', 'data', 'model'):
+        found = content.setdefault(part, {})
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: '{part}' is a {type(found).__name__}, expected an object, "
+                             '{...}; take the file from a backup, or start a new run')
+    return content
 
 
 def read_options(run):
@@ -45,19 +81,184 @@ def read_options(run):
     Raises:
         InputError: the folder has no readable `options.json`.
     """
-    options = read_json(Path(run) / 'options.json')
-    if 'options' not in options:
-        raise InputError(f"{Path(run) / 'options.json'} has no 'options'")
-    return options['options']
+    options = read_run(run)['options']
+    if not options:
+        raise InputError(f"{Path(run) / 'options.json'} has no 'options'; name the folder of a "
+                         'run, as training writes it into runs/')
+    return options
 
+
+def describe_software():
+    """Returns what else made a run: command, commit and versions, for `options.json`."""
+    def git(*arguments):
+        answer = subprocess.run(['git', *arguments], capture_output=True, text=True,
+                                cwd=Path(__file__).parents[2], check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    try:
+        commit = git('rev-parse', 'HEAD')
+        changed = bool(git('status', '--porcelain', '--untracked-files=no'))
+    except OSError:         # no git here
+        commit, changed = None, None
+    packages = ('tensorflow', 'numpy', 'scipy', 'pillow', 'imageio')
+    return {'command': shlex.join(sys.argv), 'commit': commit, 'uncommitted_changes': changed,
+            'versions': {'python': platform.python_version(),
+                         **{package: version(package) for package in packages}}}
+
+
+# What it was trained on -----------------------------------------------------------------------
+
+def photograph_names(data_dir, training, validation):
+    """What `photographs.json` holds.
+
+    Args:
+        data_dir: of the options.
+        training, validation: lists of (image, label) paths.
+
+    Returns:
+        dict of the lists 'training' and 'validation': the images' paths below `data_dir`, so
+        that the data may be moved.
+    """
+    return {use: [Path(os.path.relpath(image, data_dir)).as_posix() for image, _ in pairs]
+            for use, pairs in (('training', training), ('validation', validation))}
+
+
+def checksum(folder):
+    """SHA-256 of a SavedModel: names and contents of its files.
+
+    Left out is the fingerprint, which TensorFlow draws by chance in parts, and which some
+    archives lack.
+
+    Args:
+        folder: path.
+
+    Returns:
+        str of 64 hexadecimal digits.
+
+    Raises:
+        InputError: a file is unreadable.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+            if path.name != 'fingerprint.pb':
+                with path.open('rb') as file:
+                    content = hashlib.file_digest(file, 'sha256').hexdigest()
+                digest.update(f'{path.relative_to(folder).as_posix()} {content}\n'.encode())
+    except OSError as error:
+        raise InputError(f'cannot read the encoder {folder}: {describe_os_error(error)}') from error
+    return digest.hexdigest()
+
+
+def check_same(run, data_dir, dataset, training, validation, encoder):
+    """Checks that a run is about to go on with what it was started with.
+
+    What a run of an earlier version did not note is not compared. Other test photographs are a
+    warning, as nothing is learned from them.
+
+    Args:
+        run: folder; None for a new run, where there is nothing to compare.
+        data_dir: of the options.
+        dataset: `Dataset`.
+        training, validation: lists of (image, label) paths.
+        encoder: path of the frozen graph.
+
+    Raises:
+        InputError: the classes, the photographs to train on or those held out, or the encoder
+            are others.
+    """
+    if run is None:
+        return
+    made, now = read_run(run), photograph_names(data_dir, training, validation)
+    classes = made['data'].get('classes', list(dataset.classes))
+    if classes != list(dataset.classes):
+        raise InputError(f'{run} was started with the classes {_shown(classes)}, found '
+                         f'{_shown(dataset.classes)}; put the earlier ones back, or start a new run')
+    if (Path(run) / 'photographs.json').exists():
+        then = read_json(Path(run) / 'photographs.json')
+        differences = [f'{use}: {difference}' for use, names in now.items()
+                       if (difference := _difference(then.get(use), names))]
+    else:
+        differences = [f'{use}: {len(names)}, there were {made["data"][use]}'
+                       for use, names in now.items()
+                       if made['data'].get(use, len(names)) != len(names)]
+    if differences:
+        raise InputError(f'{run} was started with other photographs ({"; ".join(differences)}); '
+                         'put the earlier ones back, name their folder with --data-dir, or start '
+                         'a new run')
+    tests = made['data'].get('testing', len(dataset.tests))
+    if tests != len(dataset.tests):
+        print(f'warning: there are {len(dataset.tests)} test photographs, there were {tests} '
+              f'when {run} was started', file=sys.stderr)
+    then = made['model'].get('encoder_sha256')
+    if then is not None and then != (found := checksum(encoder)):
+        raise InputError(f'{run} was started from another encoder: {encoder} has the checksum '
+                         f'{found[:12]}, expected {str(then)[:12]}; put the earlier one back, or '
+                         'start a new run')
+
+
+def _shown(values):
+    """A list in an error's one line, of whatever an edited file holds."""
+    text = ', '.join(map(str, values)) if isinstance(values, (list, tuple)) else repr(values)
+    return text if len(text) < 80 else text[:77] + '...'
+
+
+def _difference(then, now):
+    """How a list of names differs from an earlier one, in words; '' where it does not."""
+    if then == now:
+        return ''
+    if not isinstance(then, list) or not all(isinstance(name, str) for name in then):
+        return 'photographs.json has no list of names'
+    parts = []
+    for what, names, others in (('missing', then, now), ('new', now, then)):
+        found = sorted(set(names) - set(others))
+        if found:
+            parts.append(f'{len(found)} of {len(names)} {what}, the first being {found[0]}')
+    return ', '.join(parts) or 'in another order'
+
+
+# Log ------------------------------------------------------------------------------------------
 
 def read_log(run):
-    """Returns the rows of `log.csv` as dicts of text, [] where there is none yet."""
+    """Returns the rows of `log.csv` as dicts of text, [] where there is none yet.
+
+    Raises:
+        InputError: it is unreadable, or what it holds is no log: `epoch` and `step` are whole
+            numbers, and everything else is a number or empty.
+    """
     path = Path(run) / 'log.csv'
-    if not path.exists():
+    remedy = 'take it from a backup, or delete it to go on without the earlier rows'
+    if not os.path.lexists(path):
         return []
-    with path.open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
+    check_file(path, remedy)
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding='utf-8'), newline='')))
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {describe_os_error(error)}; {remedy}') from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f'{path} is no table: {error}; {remedy}') from error
+    columns = lines[0] if lines else []
+    if not {'epoch', 'step'} <= set(columns):
+        raise InputError(f"{path} has no columns 'epoch' and 'step'; {remedy}")
+    for number, cells in enumerate(lines[1:], 2):
+        if len(cells) != len(columns):
+            raise InputError(f'{path}, line {number}: {len(cells)} values in {len(columns)} '
+                             f'columns; {remedy}')
+        for name, cell in zip(columns, cells):
+            if not _is_value(cell, whole=name in ('epoch', 'step')):
+                raise InputError(f"{path}, line {number}: {name} is '{cell[:40]}', expected a "
+                                 f"{'whole ' * (name in ('epoch', 'step'))}number; {remedy}")
+    return [dict(zip(columns, cells)) for cells in lines[1:]]
+
+
+def _is_value(cell, whole):
+    """Whether a cell is a whole number; or else a number, or empty."""
+    if whole:
+        return cell.isascii() and cell.isdigit() and len(cell) < 19
+    try:
+        return not cell or float(cell) is not None
+    except ValueError:
+        return False
 
 
 def column(measure):
@@ -70,22 +271,61 @@ def log_columns(measures):
     return LOG_COLUMNS + tuple(map(column, measures))
 
 
-def write_log(run, rows, columns):
+def write_log(run, rows, columns=LOG_COLUMNS):
     """Writes `log.csv`.
 
     Args:
         run: folder.
-        rows: dicts whose keys are among the columns; what is missing stays empty.
-        columns: names, from `log_columns`.
+        rows: dicts of numbers or text; what is missing or no finite number stays empty.
+        columns: names, from `log_columns`; what else the rows have follows them, such as what an
+            earlier version measured.
     """
-    lines = [','.join(columns)]
-    lines += [','.join(str(row.get(name, '')) for name in columns) for row in rows]
-    write_whole(Path(run) / 'log.csv', '\n'.join(lines) + '\n')
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator='\n')
+    table.writerow(columns)
+    for row in rows:
+        values = [row.get(name, '') for name in columns]
+        table.writerow(['' if value is None or value != '' and not math.isfinite(float(value))
+                        else value for value in values])
+    write_whole(Path(run) / 'log.csv', lines.getvalue())
+
+
+# The folder -----------------------------------------------------------------------------------
+
+@contextmanager
+def locked(run):
+    """Keeps other processes from training a run. The lock ends with the process, even a killed one.
+
+    Args:
+        run: folder; None locks nothing.
+
+    Raises:
+        InputError: another process has it, or the folder is not writable.
+    """
+    if run is None:
+        yield
+        return
+    path = Path(run) / '.lock'
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f'{run} is being trained by another process; wait until it has ended, '
+                         'or stop it') from None
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
-def start_run(options, device, dataset, training, validation, encoder, cost):
+def start_run(options, device, dataset, training, validation, encoder, cost, save):
     """Opens the folder of a run, a new one with its `options.json`, or that of --resume.
+
+    A new folder appears with its first checkpoint, so that there is none that can't be resumed.
 
     Args:
         options: namespace.
@@ -94,17 +334,18 @@ def start_run(options, device, dataset, training, validation, encoder, cost):
         training, validation: lists of (image, label) paths.
         encoder: path of the frozen graph.
         cost: `preflight.Cost`.
+        save: function of a run's folder that writes a checkpoint into it.
 
     Yields:
-        Path of the folder.
+        Path of the folder, which is locked: here, or, where a run is resumed, by the caller.
 
     Raises:
         InputError: it cannot be made.
     """
-    folder = options.resume
-    if folder is None:
-        folder = new_run_folder(options.runs_dir, {
-            'options': vars(options), 'device': device.name, **describe_software(),
+    def fill(folder):
+        write_json(folder / 'options.json', {
+            'id': secrets.token_hex(8), 'options': vars(options), 'device': device.name,
+            **describe_software(),
             'data': {'title': dataset.title, 'classes': list(dataset.classes),
                      'palette': [list(colour) for colour in dataset.palette],
                      'road': dataset.road, 'best': column(dataset.measures.BEST),
@@ -112,17 +353,25 @@ def start_run(options, device, dataset, training, validation, encoder, cost):
                      'testing': len(dataset.tests)},
             'model': {'parameters': cost.parameters,
                       'gflop_per_image': round(cost.gflop_per_image, 2),
-                      'encoder': str(encoder)}})
-    print(f'run folder: {folder}', flush=True)
-    yield folder
+                      'encoder': os.path.abspath(encoder), 'encoder_sha256': checksum(encoder)}})
+        write_json(folder / 'photographs.json',
+                   photograph_names(options.data_dir, training, validation))
+        save(folder)
+
+    folder = options.resume or new_run_folder(options.runs_dir, fill)
+    with locked(None if options.resume else folder):
+        print(f'run folder: {folder}', flush=True)
+        yield folder
 
 
-def new_run_folder(runs_dir, description):
-    """Makes the folder of a run, with its `options.json`, at once: a kill leaves no empty one.
+def new_run_folder(runs_dir, fill):
+    """Makes the folder of a run with all its content at once: a kill leaves no empty one.
+
+    What killed processes left unfinished an hour ago or earlier is deleted.
 
     Args:
         runs_dir: folder of the runs.
-        description: content of its `options.json`.
+        fill: function of a path that writes the content into it.
 
     Returns:
         Path of the folder, see `new_folder`.
@@ -130,17 +379,20 @@ def new_run_folder(runs_dir, description):
     Raises:
         InputError: it cannot be made.
     """
+    runs_dir = Path(runs_dir)
+    part = runs_dir / f'.run-{secrets.token_hex(6)}'
     try:
-        Path(runs_dir).mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix='.run-', dir=runs_dir))
-        part.chmod(0o755)
-        try:
-            write_json(part / 'options.json', description)
-            return new_folder(runs_dir, part.rename)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        for left in runs_dir.glob('.run-*'):
+            if left.is_dir() and time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+        part.mkdir()
+        fill(part)
+        return new_folder(runs_dir, lambda folder: move_into_place(part, folder))
     except OSError as error:
-        raise write_error(Path(runs_dir), error) from error
+        raise write_error(runs_dir, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def new_folder(runs_dir, make=Path.mkdir):
@@ -164,24 +416,7 @@ def new_folder(runs_dir, make=Path.mkdir):
             make(folder)
             return folder
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            if not folder.exists() or error.errno not in (errno.EEXIST, errno.ENOTEMPTY,
+                                                          errno.ENOTDIR):
                 raise write_error(folder, error) from error
     raise InputError(f'{folder} and 98 like it are there already')
-
-
-def describe_software():
-    """Returns what else made a run: command, commit and versions, for `options.json`."""
-    def git(*arguments):
-        answer = subprocess.run(['git', *arguments], capture_output=True, text=True,
-                                cwd=Path(__file__).parents[2], check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    try:
-        commit = git('rev-parse', 'HEAD')
-        changed = bool(git('status', '--porcelain', '--untracked-files=no'))
-    except OSError:         # no git here
-        commit, changed = None, None
-    packages = ('tensorflow', 'numpy', 'scipy', 'pillow', 'imageio')
-    return {'command': ' '.join(sys.argv), 'commit': commit, 'uncommitted_changes': changed,
-            'versions': {'python': platform.python_version(),
-                         **{package: version(package) for package in packages}}}

@@ -1,9 +1,22 @@
-"""Requests to end a training run: Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP."""
+"""Requests to end a training run: Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP.
+
+They all end in KeyboardInterrupt, and commands in exit code 130. What the process was started to
+ignore, as `nohup` does with SIGHUP, it goes on ignoring.
+"""
+import os
 import signal
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 
 STOPPING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
             if hasattr(signal, name)]       # Windows has no SIGHUP
+
+
+@contextmanager
+def as_ctrl_c():
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is half written is deleted."""
+    with _handling(signal.default_int_handler):
+        yield
 
 
 @contextmanager
@@ -18,10 +31,27 @@ def stopping():
     def handler(number, frame):
         received.append(number)
         signal.signal(number, before[number])
+        with suppress(OSError):     # not print(), which may be what the signal interrupted
+            os.write(2, b'\nstopping after this step; once more to stop at once\n')
 
-    before = {number: signal.signal(number, handler) for number in STOPPING}
-    try:
+    with _handling(handler) as before:
         yield lambda: bool(received)
+
+
+@contextmanager
+def _handling(handler):
+    """Handles the signals that are not ignored; yields a dict from signal to earlier handler.
+
+    Outside the main thread, where Python can't, it changes nothing.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in STOPPING
+                  if signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield before
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)

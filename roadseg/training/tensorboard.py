@@ -1,5 +1,8 @@
 """Events for TensorBoard, written without adding an operation to the graph."""
 import io
+import socket
+import time
+from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -9,8 +12,44 @@ from roadseg.images import paint, resize, thumbnail_size
 from roadseg.scoring.score import colour_map
 
 
+class EventFile:
+    """A new file of events, as `tf.summary.FileWriter` makes one.
+
+    That one writes in a thread, which ends with a traceback where the disk is full; this one
+    raises the error where it can be handled.
+
+    Args:
+        folder: where it is made; TensorBoard shows all files of a folder as one.
+        graph: `tf.Graph` to show.
+        step: what earlier files of the folder hold beyond this step is not shown.
+
+    Raises:
+        tf.errors.OpError: it can't be written.
+    """
+
+    def __init__(self, folder, graph, step=0):
+        tf.io.gfile.makedirs(str(folder))
+        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{step}'
+        self.file = tf.io.TFRecordWriter(str(Path(folder) / name))
+        self._write(file_version='brain.Event:2')
+        self._write(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
+        self._write(step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
+        self.file.flush()
+
+    def add_summary(self, summary, step):
+        """Writes a `tf.Summary` of a step."""
+        self._write(step=step, summary=summary)
+
+    def flush(self):
+        """Hands everything written to the system."""
+        self.file.flush()
+
+    def _write(self, **content):
+        self.file.write(tf.Event(wall_time=time.time(), **content).SerializeToString())
+
+
 def write_scalars(writer, step, scalars):
-    """Writes a dict from name to number; None and NaN are left out."""
+    """Writes a dict from name to number into an `EventFile`; None and NaN are left out."""
     values = [tf.Summary.Value(tag=name, simple_value=float(value))
               for name, value in scalars.items() if value is not None and np.isfinite(value)]
     writer.add_summary(tf.Summary(value=values), step)
@@ -20,7 +59,7 @@ def write_panel(writer, step, name, photograph, truth, prediction, dataset, widt
     """Writes input, truth and probability of a photograph as one picture, one above the other.
 
     Args:
-        writer: `tf.summary.FileWriter`.
+        writer: `EventFile`.
         step: global step.
         name: of the photograph.
         photograph: uint8 ndarray (H, W, 3), RGB.

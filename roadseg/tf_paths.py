@@ -1,0 +1,35 @@
+"""Paths that TensorFlow does not take literally."""
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def literal(folder):
+    """Gives a folder a name that TensorFlow can read a checkpoint or SavedModel in.
+
+    TensorFlow takes the path of what it restores for a pattern, in which `[`, `*`, `?` and a
+    backslash stand for something else and cannot be escaped.
+
+    Args:
+        folder: path.
+
+    Yields:
+        The path itself; where it has such a character, that of a symbolic link to it, which is
+        gone afterwards.
+
+    Raises:
+        OSError: the link can't be made.
+    """
+    if not any(character in str(folder) for character in '[*?\\'):
+        yield Path(folder)
+        return
+    temporary = Path(tempfile.mkdtemp(prefix='roadseg-'))
+    try:
+        link = temporary / 'folder'
+        link.symlink_to(os.path.abspath(folder), target_is_directory=True)
+        yield link
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)    # the link, not what it points to

@@ -1,0 +1,499 @@
+"""Checkpoints: whole, of this run, of finite weights, and kept as long as they are needed."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from roadseg.errors import InputError
+from roadseg.files import write_json
+from roadseg.training import checkpoints
+from roadseg.training.run_folder import Progress, write_log
+
+tf.disable_eager_execution()
+ODD_NAMES = ('a[1]', 'a*b', 'a?b', 'a\\b', 'a[!b]*?', 'it\'s "so"', 'a b', 'a\nb', 'Straße 日本', '%s{}$',
+             '-r')
+
+
+class Tiny:
+    """A run folder, and a session with one variable and a global step."""
+
+    def __init__(self, run, sess, shape):
+        self.run, self.sess = run, sess
+        self.variable = tf.get_variable('decoder/kernel', shape)
+        step = tf.train.get_or_create_global_step()
+        self.assign_step = step.assign(tf.placeholder(tf.int64, [], 'new_step'))
+        self.value = tf.placeholder(tf.float32, shape, 'value')
+        self.assign = self.variable.assign(self.value)
+        self.saver = checkpoints.make_saver()
+        self.progress = Progress()
+        sess.run([self.variable.initializer, step.initializer])
+
+    def set(self, value):
+        self.sess.run(self.assign, {self.value: np.full(self.variable.shape, value)})
+
+    def save(self, step, value=None, epoch=0, **progress):
+        """Saves a checkpoint of a step, with the variable filled with the step or a value."""
+        self.set(step if value is None else value)
+        self.sess.run(self.assign_step, {'new_step:0': step})
+        return checkpoints.save(self.sess, self.saver, self.run,
+                                Progress(epoch=epoch, step=step, **progress))
+
+    def restore(self, which='last'):
+        """Returns (name of the checkpoint, progress, value of the variable)."""
+        self.set(-1)
+        path, progress = checkpoints.restore(self.sess, self.saver, self.run, which)
+        return path.name, progress, float(self.sess.run(self.variable).flat[0])
+
+    def log(self, *scores, column='val_maxf'):
+        """Writes a log of epochs of 10 steps with these scores."""
+        write_log(self.run, [{'epoch': epoch, 'step': 10 * epoch, 'loss': 1.0, column: score}
+                             for epoch, score in enumerate(scores, 1)])
+
+    def names(self):
+        return sorted(path.name for path in (self.run / 'checkpoints').iterdir())
+
+
+def make_run(folder, run_id='5eed', best='val_maxf'):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / 'options.json', {'id': run_id, 'options': {'epochs': 5},
+                                         'data': {'best': best}})
+    return folder
+
+
+@contextmanager
+def tiny_run(run, shape=(2, 3)):
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        tiny = Tiny(run, sess, shape)
+        graph.finalize()
+        yield tiny
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    with tiny_run(make_run(tmp_path / 'run')) as made:
+        yield made
+
+
+def load(run, which='last'):
+    """Returns (name of the checkpoint, value) of a run opened as `evaluate` opens one."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        path = checkpoints.load(sess, run, which)
+        [kernel] = [variable for variable in tf.global_variables() if variable.shape.ndims]
+        return path.name, float(sess.run(kernel).flat[0])
+
+
+# Saving and restoring -------------------------------------------------------------------------
+
+def test_what_was_saved_is_restored(tiny):
+    progress = Progress(epoch=2, step=25, epoch_steps=5, epoch_loss=1.25, seconds=3.5,
+                        row={'epoch': 2, 'step': 25, 'loss': 0.25})
+    path = tiny.save(**vars(progress))
+    assert path == tiny.run / 'checkpoints/step-000025'
+    assert tiny.restore() == ('step-000025', progress, 25)
+    assert load(tiny.run) == ('step-000025', 25)
+
+
+@pytest.mark.parametrize('name', ODD_NAMES)
+def test_any_name_of_the_run_folder_will_do(tmp_path, capsys, name):
+    with tiny_run(make_run(tmp_path / name / 'run')) as tiny:
+        tiny.save(10)
+        tiny.save(20)
+        assert tiny.restore()[0] == 'step-000020'
+        assert load(tiny.run) == ('step-000020', 20)
+        assert tiny.names() == ['step-000010', 'step-000020']
+    assert capsys.readouterr().err == ''
+
+
+def test_no_link_is_left_behind_of_an_odd_name(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
+    (tmp_path / 'temporary').mkdir()
+    with tiny_run(make_run(tmp_path / 'a[b]')) as tiny:
+        tiny.save(10)
+        tiny.restore()
+    assert not list((tmp_path / 'temporary').iterdir())
+    assert (tmp_path / 'a[b]/checkpoints/step-000010/model.index').exists()
+
+
+def test_run_folder_that_was_moved_or_is_a_link(tiny, tmp_path):
+    tiny.save(10)
+    tiny.run = tiny.run.rename(tmp_path / 'moved')
+    assert tiny.restore()[0] == 'step-000010'
+    (tmp_path / 'link').symlink_to(tiny.run)
+    tiny.run = tmp_path / 'link'
+    assert tiny.restore()[0] == 'step-000010'
+    tiny.save(20)
+    assert load(tmp_path / 'moved') == ('step-000020', 20)
+
+
+def test_relative_path(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.save(10)
+    tiny.run = Path('run')
+    tiny.save(20)
+    assert tiny.restore()[0] == 'step-000020' and load('run')[0] == 'step-000020'
+
+
+# What is kept ---------------------------------------------------------------------------------
+
+def test_the_last_two_and_the_best_are_kept(tiny):
+    scores = [50.0, 90.0, 60.0, 70.0, 80.0]
+    for epoch in range(1, 6):
+        tiny.save(10 * epoch, epoch=epoch)      # saved first, then scored
+        tiny.log(*scores[:epoch])
+    assert tiny.names() == ['step-000020', 'step-000040', 'step-000050']
+    assert checkpoints.best_step(tiny.run) == 20
+    assert load(tiny.run, 'best') == ('step-000020', 20)
+    assert tiny.restore('best')[0] == 'step-000020'
+
+
+def test_the_best_is_that_of_the_data_sets_own_measure(tmp_path):
+    with tiny_run(make_run(tmp_path, best='val_miou')) as tiny:
+        for epoch in range(1, 5):
+            tiny.save(10 * epoch)
+            tiny.log(*[40.0, 10.0, 20.0, 30.0][:epoch], column='val_miou')
+        assert tiny.names() == ['step-000010', 'step-000030', 'step-000040']
+
+
+def test_an_epoch_without_a_score_is_not_the_best(tiny):
+    tiny.log(10.0, '', 'nan', 5.0)
+    assert checkpoints.best_step(tiny.run) == 10
+    tiny.log('', '')
+    assert checkpoints.best_step(tiny.run) is None
+
+
+def test_checkpoints_are_ordered_by_their_number(tiny):
+    for step in (999_990, 1_000_000, 1_000_010, 12_000_000):
+        tiny.save(step)
+        assert tiny.restore()[0] == f'step-{step}'
+    assert tiny.names() == ['step-1000010', 'step-12000000']
+
+
+def test_the_best_survives_saves_within_an_epoch(tiny):
+    tiny.save(10)
+    tiny.log(90.0)
+    for step in (13, 16, 19):
+        tiny.save(step)
+    assert tiny.names() == ['step-000010', 'step-000016', 'step-000019']
+
+
+def test_edited_log_costs_no_checkpoint(tiny, capsys):
+    for step in (10, 20, 30):
+        tiny.save(step)
+        (tiny.run / 'log.csv').write_text('epoch,step\n1,x\n')
+    assert len(tiny.names()) == 3
+    assert "log.csv, line 2: step is 'x'" in capsys.readouterr().err
+
+
+def test_other_things_in_the_folder_are_left_alone(tiny):
+    for name in ('step-abc', 'step-', 'notes', 'step-000010 copy'):
+        (tiny.run / 'checkpoints' / name).mkdir(parents=True)
+    for step in (10, 20, 30):
+        tiny.save(step)
+    assert tiny.names() == ['notes', 'step-', 'step-000010 copy', 'step-000020', 'step-000030',
+                            'step-abc']
+    assert [path.name for path in checkpoints.saved(tiny.run)] == ['step-000020', 'step-000030']
+
+
+# Kills ----------------------------------------------------------------------------------------
+
+def test_what_kills_left_behind_is_swept(tiny):
+    for left in ('step-000005.part', 'step-000010.old.part'):
+        (tiny.run / 'checkpoints' / left).mkdir(parents=True)
+    tiny.save(10)
+    assert tiny.names() == ['step-000010']
+
+
+def test_saving_a_step_again_never_leaves_it_without_a_checkpoint(tiny, monkeypatch):
+    """Before each change of a name, there is a whole checkpoint that can be restored."""
+    import roadseg.files
+    tiny.save(10, value=1)
+    seen, rename, replace = [], Path.rename, os.replace
+
+    def watch(change):
+        def changed(*arguments):
+            seen.append(load(tiny.run)[1])
+            return change(*arguments)
+        return changed
+
+    monkeypatch.setattr(Path, 'rename', watch(rename))
+    monkeypatch.setattr(roadseg.files.os, 'replace', watch(replace))
+    tiny.save(10, value=2)
+    monkeypatch.undo()
+    assert len(seen) >= 3 and seen[0] == 1 and seen[-1] == 2
+    assert load(tiny.run) == ('step-000010', 2) and tiny.names() == ['step-000010']
+
+
+def test_kill_between_the_two_names_of_a_step(tiny):
+    path = tiny.save(10, value=1)
+    path.rename(path.with_name('step-000010.old'))
+    assert tiny.restore() == ('step-000010.old', Progress(step=10), 1)
+    assert load(tiny.run) == ('step-000010.old', 1)
+    tiny.save(10, value=2)
+    assert tiny.names() == ['step-000010'] and load(tiny.run)[1] == 2
+
+
+def test_second_ctrl_c_while_saving_leaves_nothing_half(tiny, monkeypatch):
+    tiny.save(10)
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny.saver, 'export_meta_graph', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.save(20)
+    assert tiny.names() == ['step-000010']
+
+
+def test_content_is_on_the_disk_before_the_name(tiny, monkeypatch):
+    import roadseg.files
+    synced, fsync, replace = set(), os.fsync, os.replace
+
+    def watched_sync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def watched_replace(part, path):
+        inodes = {file.stat().st_ino for file in [Path(part), *Path(part).rglob('*')]}
+        assert inodes <= synced, f'{path} gets its name before its content is on the disk'
+        replace(part, path)
+
+    monkeypatch.setattr(roadseg.files.os, 'fsync', watched_sync)
+    monkeypatch.setattr(roadseg.files.os, 'replace', watched_replace)
+    path = tiny.save(10)
+    assert {file.stat().st_ino for file in path.iterdir()} <= synced
+
+
+# Damage ---------------------------------------------------------------------------------------
+
+def edit(path, **changes):
+    """Changes progress.json, and its checksum accordingly unless that is among the changes."""
+    content = json.loads((path / 'progress.json').read_text())
+    content |= changes
+    if 'checksum' not in changes:
+        del content['checksum']
+        content['checksum'] = checkpoints._checksum(content)
+    (path / 'progress.json').write_text(json.dumps(content))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xff
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+DATA = 'model.data-00000-of-00001'
+DAMAGES = {
+    **{f'{what.__name__} {file}': lambda path, other, what=what, file=file: what(path / file)
+       for what in (flip, cut, Path.unlink)
+       for file in (DATA, 'model.index', 'model.meta', 'progress.json')},
+    'emptied': lambda path, other: [file.unlink() for file in path.iterdir()],
+    'folder for a file': lambda path, other: ((path / 'model.index').unlink(),
+                                              (path / 'model.index').mkdir()),
+    'data of another': lambda path, other: shutil.copy(other / DATA, path / DATA),
+    'variables of another': lambda path, other: [
+        shutil.copy(other / name, path / name) for name in (DATA, 'model.index')],
+    'progress of another': lambda path, other: shutil.copy(other / 'progress.json', path),
+    'epoch edited': lambda path, other: edit(path, epoch=3, checksum='0'),
+    'run of another': lambda path, other: edit(path, run='cafe'),
+    'no checksum': lambda path, other: (path / 'progress.json').write_text(
+        '{"epoch": 1, "step": 20}'),
+    'another step': lambda path, other: edit(path, step=30),
+    'negative': lambda path, other: edit(path, epoch_steps=-1),
+    'text for a number': lambda path, other: edit(path, epoch='1'),
+    'truth for a number': lambda path, other: edit(path, epoch_steps=True),
+    'null': lambda path, other: edit(path, seconds=None),
+    'row of text': lambda path, other: edit(path, row='1,2,3'),
+    'files of text': lambda path, other: edit(path, files='model.index'),
+    'no files': lambda path, other: edit(path, files=None),
+    'deeply nested': lambda path, other: (path / 'progress.json').write_text('[' * 99_999),
+    'a list': lambda path, other: (path / 'progress.json').write_text('[1, 2]'),
+    'huge number': lambda path, other: (path / 'progress.json').write_text(
+        '{"step": 1' + '0' * 9999 + '}'),
+    'not UTF-8': lambda path, other: (path / 'progress.json').write_bytes(b'\xff\xfe\x00'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, tmp_path, capsys, damage):
+    with tiny_run(make_run(tmp_path / 'other', 'cafe')) as stranger:
+        other = stranger.save(20, value=-2)
+    tiny.save(10)
+    last = tiny.save(20)
+    DAMAGES[damage](last, other)
+    assert load(tiny.run) == ('step-000010', 10)
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and f'warning: the checkpoint {last} is damaged: ' in error
+    assert tiny.restore() == ('step-000010', Progress(step=10), 10)
+    tiny.save(15)       # those of later steps, which were damaged, do not count among the last two
+    assert tiny.names() == ['step-000010', 'step-000015']
+
+
+def test_no_whole_checkpoint(tiny):
+    tiny.save(10)
+    cut(tiny.save(20) / DATA)
+    cut(tiny.run / 'checkpoints/step-000010' / DATA)
+    for attempt in (tiny.restore, lambda: load(tiny.run)):
+        with pytest.raises(InputError, match='no whole checkpoint in .*checkpoints'):
+            attempt()
+
+
+@pytest.mark.parametrize('which', ['last', 'best'])
+def test_no_checkpoint(tiny, which):
+    with pytest.raises(InputError, match=f'no {which} checkpoint in .*checkpoints'):
+        tiny.restore(which)
+    (tiny.run / 'checkpoints').touch()
+    with pytest.raises(InputError, match=f'no {which} checkpoint in .*checkpoints'):
+        load(tiny.run, which)
+
+
+def test_checkpoint_of_a_version_that_noted_less(tiny):
+    path = tiny.save(20, epoch=2)
+    (path / 'progress.json').write_text(
+        '{"epoch": 2, "step": 20, "epoch_steps": 0, "epoch_loss": 0, "seconds": 1.5}')
+    (tiny.run / 'options.json').write_text('{"options": {"epochs": 5}}')
+    expected = Progress(epoch=2, step=20, epoch_loss=0, seconds=1.5)
+    assert tiny.restore() == ('step-000020', expected, 20)
+    tiny.save(30)       # and the run goes on in this version
+    assert tiny.restore()[0] == 'step-000030'
+
+
+def test_checkpoint_of_a_version_that_notes_more(tiny):
+    edit(tiny.save(20, epoch=2), workers=4)
+    assert tiny.restore() == ('step-000020', Progress(epoch=2, step=20), 20)
+
+
+@pytest.mark.parametrize('shape, kind, message', [
+    ((2, 5), tf.float32, r'kernel has the shape \[2, 3\] there, \[2, 5\] here'),
+    ((2, 3), tf.float64, 'kernel has the type float32 there, float64 here')])
+def test_checkpoint_of_another_network(tiny, shape, kind, message):
+    tiny.save(10)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('decoder/kernel', shape, kind)
+        with pytest.raises(InputError, match='step-000010 is of another network.*' + message):
+            checkpoints.restore(sess, checkpoints.make_saver(), tiny.run)
+
+
+def test_checkpoint_without_a_variable(tiny):
+    tiny.save(10)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('another', [3])
+        with pytest.raises(InputError, match='of another network.*another has the shape None'):
+            checkpoints.restore(sess, checkpoints.make_saver(), tiny.run)
+
+
+# Divergence -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_not_saved(tiny, value):
+    tiny.save(10)
+    with pytest.raises(InputError, match='diverged: after step 20.* decoder/kernel; try a lower '
+                                         '--learning-rate; the last checkpoint is '
+                                         '.*step-000010$'), checkpoints.naming_last(tiny.run):
+        tiny.save(20, value=value)
+    assert tiny.names() == ['step-000010'] and tiny.restore()[0] == 'step-000010'
+
+
+def test_checkpoint_that_had_diverged_is_passed_over(tiny, capsys):
+    tiny.save(10)
+    path = tiny.save(20)
+    tiny.set(np.nan)
+    tiny.saver.save(tiny.sess, str(path / 'model'), write_state=False)
+    (path / 'progress.json').write_text('{"epoch": 2, "step": 20}')
+    (tiny.run / 'checkpoints/step-000010/progress.json').write_text('{"epoch": 1, "step": 10}')
+    (tiny.run / 'options.json').write_text('{"options": {"epochs": 5}}')
+    assert tiny.restore()[0] == 'step-000010'
+    assert 'decoder/kernel is not finite' in capsys.readouterr().err
+
+
+# The disk -------------------------------------------------------------------------------------
+
+@contextmanager
+def small_disk(folder, size):
+    """Mounts a file system of a size such as '300k', or skips the test."""
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
+                             capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip('a small file system cannot be mounted here: ' + mounted.stderr.strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', folder], check=True)
+
+
+def test_full_disk_leaves_the_checkpoint_before(tmp_path):
+    with small_disk(tmp_path / 'disk', '400k') as disk, \
+            tiny_run(make_run(disk / 'run'), shape=[50_000]) as tiny:       # 200 kB
+        first = tiny.save(10)
+        with pytest.raises(InputError) as caught, checkpoints.naming_last(tiny.run):
+            tiny.save(20)
+        assert str(caught.value) == (
+            f'cannot write {first.with_name("step-000020")}: no space left on the disk; free some '
+            f'space, or write to another disk; the last checkpoint is {first}')
+        assert tiny.names() == ['step-000010'] and tiny.restore()[2] == 10
+        with pytest.raises(InputError, match='no space left'):
+            tiny.save(10, value=5)          # the same step again
+        assert tiny.names() == ['step-000010'] and tiny.restore()[2] == 10
+
+
+def test_disk_that_fills_up_byte_by_byte(tmp_path):
+    """Wherever in a checkpoint the space ends, the error is one line and the one before is left."""
+    with small_disk(tmp_path / 'disk', '2m') as disk, \
+            tiny_run(make_run(disk / 'run'), shape=[50_000]) as tiny:
+        tiny.save(10)
+        size = sum(file.stat().st_size for file in disk.rglob('*') if file.is_file())
+        failed = 0
+        for room in range(0, size + 60_000, 20_480):
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            (disk / 'filler').write_bytes(bytes(max(free - room, 0)))
+            try:
+                tiny.save(20)
+                break
+            except InputError as error:
+                assert 'no space left on the disk' in str(error) and '\n' not in str(error)
+                failed += 1
+            assert tiny.names() == ['step-000010']
+            (disk / 'filler').unlink()
+            assert tiny.restore()[2] == 10
+        assert failed > 5 and tiny.names() == ['step-000010', 'step-000020']
+
+
+def test_file_that_grows_beyond_a_limit(tiny, tmp_path):
+    """The limit on the size of files that a shell can set, in a process of its own."""
+    code = f"""
+import resource, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+import test_checkpoints as t
+with t.tiny_run(t.Path({str(tiny.run)!r}), shape=[50_000]) as tiny:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        tiny.save(10)
+    except t.InputError as error:
+        print(error, tiny.names())
+"""
+    answer = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                            check=False)
+    assert 'step-000010: too large for the file system, or for the limit set on files; ' \
+        in answer.stdout, answer.stderr
+    assert answer.stdout.endswith(' []\n')
+
+
+def test_folder_that_is_read_only(tmp_path):
+    with small_disk(tmp_path / 'disk', '1m') as disk, \
+            tiny_run(make_run(disk / 'run')) as tiny:
+        tiny.save(10)
+        subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)
+        with pytest.raises(InputError, match='cannot write .*step-000020: read-only file system'):
+            tiny.save(20)
+        assert load(tiny.run) == ('step-000010', 10)        # reading needs no right to write
