@@ -45,8 +45,8 @@ def test_layout_is_kittis(data):
         assert numbers(test, category) == [0, 1]
     assert ({path.name.replace('_road_', '_') for path in labels.iterdir()}
             == {path.name for path in train.iterdir()})
-    for folder in (train, labels, test):
-        for path in folder.iterdir():
+    for place in (train, labels, test):
+        for path in place.iterdir():
             with Image.open(path) as image:
                 assert (image.mode, image.size) == ('RGB', SIZE[::-1])
     assert [path.name for path in data.parent.iterdir()] == ['data_road']

@@ -178,8 +178,9 @@ def _check_classes(path, said):
 
     unknown = [key for key in said if key not in KEYS]
     if unknown or 'names' not in said:
-        raise InputError(f"{path} has the keys {', '.join(map(labels.shown, said))[:80]}; expected "
-                         f"'names' and perhaps {', '.join(KEYS[1:])}")
+        found = ', '.join(map(labels.shown, said))[:80]
+        raise InputError(f"{path} has the keys {found or '(none)'}; expected 'names' and perhaps "
+                         f"{', '.join(KEYS[1:])}")
     names = said['names']
     expect(isinstance(names, list) and 2 <= len(names) <= MOST, f'a list of 2 to {MOST} names',
            'names', names)

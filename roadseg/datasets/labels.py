@@ -109,7 +109,7 @@ def shown(name):
 
 def _by_number(path):
     """Sorts names as people do: text and numbers in turn."""
-    parts = re.split('([0-9]+)', path.name)
+    parts = re.split('([0-9]+)', path.stem)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
