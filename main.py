@@ -28,6 +28,7 @@ from roadseg.training import (augment, averages, checkpoints, class_weights, dev
 from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
+from roadseg.training.schedule import learning_rate_at
 
 
 # The network ----------------------------------------------------------------------------------
@@ -226,40 +227,6 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     return logits, train_op, cross_entropy_loss
 
 
-def learning_rate_at(step, steps, peak, schedule='cosine', warmup=100):
-    """Learning rate of a step: a linear rise, and then a constant or half a cosine down to 0.
-
-    Args:
-        step: from 0.
-        steps: of the whole run.
-        peak: highest rate.
-        schedule: 'cosine' (Loshchilov and Hutter, "SGDR", 2017) or 'constant'.
-        warmup: steps of the rise.
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if schedule == 'constant':
-        return peak
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / max(steps - warmup, 1))))
-
-
-def draw_new_kernels(sess, seed):
-    """Draws the frozen graph's kernels that are not pretrained, if it has some, from the seed.
-
-    Returns:
-        dict from the graph's seed tensor, on which its dropout depends, to the seed, to feed; {}
-        for a graph without one, such as the course's.
-    """
-    try:
-        feed = {sess.graph.get_tensor_by_name('seed:0'): seed}
-    except KeyError:
-        return {}
-    names = {name.decode() for name in tf.get_collection('new_kernels')}
-    sess.run([variable.initializer for variable in tf.global_variables()
-              if variable.op.name in names], feed)
-    return feed
-
-
 def initialize_new(sess):
     """Initialises the variables that hold no value yet, and leaves pretrained weights alone."""
     with sess.graph.as_default():
@@ -389,8 +356,8 @@ def build(sess, encoder, num_classes, options, weights=None):
     input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
     _, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(
         sess, encoder, tf.cast(input_image, tf.float32))
-    feed, of_encoder = draw_new_kernels(sess, options.seed), trained_variables(
-        options.freeze_blocks)
+    feed = vgg16.draw_new_kernels(sess, options.seed)
+    of_encoder = trained_variables(options.freeze_blocks)
     image_shape = tf.shape(input_image)[1:3]
     if options.model == 'segnet':
         is_training = tf.placeholder_with_default(False, [], 'is_training')

@@ -20,7 +20,7 @@ from roadseg.datasets import kitti
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.networks import vgg16
-from roadseg.training import pipeline
+from roadseg.training import pipeline, schedule
 from roadseg.training.augment import distort
 from roadseg.training.run_folder import Progress
 
@@ -642,7 +642,7 @@ def test_the_seed_reaches_new_layers_and_dropout(vgg_path, seeds, same):
     for seed in seeds:
         with tf.Graph().as_default(), tf.Session() as sess:
             image_input, keep_prob, *outputs = main.load_vgg(sess, vgg_path)
-            feed = main.draw_new_kernels(sess, seed)
+            feed = vgg16.draw_new_kernels(sess, seed)
             fc6, = (variable for variable in tf.global_variables()
                     if variable.name == 'fc6/kernel:0')
             main.initialize_new(sess)
@@ -724,13 +724,13 @@ def test_train_nn_goes_on_where_it_was_stopped():
 
 
 def test_learning_rate_rises_in_the_warmup_and_falls_as_a_cosine_after_it():
-    rates = [main.learning_rate_at(step, 110, 0.5, 'cosine', warmup=10) for step in range(111)]
+    rates = [schedule.learning_rate_at(step, 110, 0.5, 'cosine', warmup=10) for step in range(111)]
     np.testing.assert_allclose(rates[:10], 0.05 * np.arange(1, 11))
     assert rates[9] == rates[10] == 0.5         # the warm-up reaches what the cosine begins with
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[60] == pytest.approx(0.25) and rates[110] == pytest.approx(0)
     assert rates[85] == pytest.approx(0.25 * (1 - math.sqrt(0.5)))
-    assert main.learning_rate_at(70, 100, 0.5, 'constant', warmup=0) == 0.5
+    assert schedule.learning_rate_at(70, 100, 0.5, 'constant', warmup=0) == 0.5
 
 
 def test_the_whole_network_learns_to_tell_bright_from_dark(tmp_path, rng):

@@ -28,6 +28,7 @@ from roadseg.datasets import download
 from roadseg.errors import InputError
 from roadseg.files import check_file, move_into_place, write_error
 from roadseg.tf_errors import as_os_error
+from roadseg.training.device import session_config
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))   # channels, convolutions
 CONVOLUTIONS = [f'conv{block}_{number}' for block, (_, depth) in enumerate(BLOCKS, 1)
@@ -293,7 +294,7 @@ def save(weights, new_shapes, preprocess, out):
         InputError: `out` is there already.
     """
     shapes = {name: list(kernel.shape) for name, (kernel, _) in weights.items()}
-    with tf.Graph().as_default() as graph, tf.Session(graph=graph) as sess:
+    with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         variables = build({**shapes, **new_shapes}, new_shapes, preprocess)
         new = [variable for name in new_shapes for variable in variables[name]]
         sess.run([variable.initializer for variable in (tf.train.get_global_step(), *new)])
@@ -352,6 +353,25 @@ def convert(path, out, fc_width=512, fc_kernel=3, context=False):
     new = {} if 'fc6' in weights else top_shapes(weights['conv5_3'][1].size, fc_width, fc_kernel,
                                                  context)
     save(weights, new, preprocess, out)
+
+
+# Using it -------------------------------------------------------------------------------------
+
+def draw_new_kernels(sess, seed):
+    """Draws the frozen graph's kernels that are not pretrained, if it has some, from the seed.
+
+    Returns:
+        dict from the graph's seed tensor, on which its dropout depends, to the seed, to feed; {}
+        for a graph without one, such as the course's.
+    """
+    try:
+        feed = {sess.graph.get_tensor_by_name('seed:0'): seed}
+    except KeyError:
+        return {}
+    names = {name.decode() for name in tf.get_collection(NEW_KERNELS)}
+    sess.run([variable.initializer for variable in tf.global_variables()
+              if variable.op.name in names], feed)
+    return feed
 
 
 # Getting it -----------------------------------------------------------------------------------

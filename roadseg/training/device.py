@@ -1,10 +1,10 @@
 """What a network runs on: GPU or CPU, its precision, the session's configuration."""
-import ctypes
 import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from roadseg.quiet import has_driver    # noqa: isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
 
 
@@ -39,15 +39,6 @@ def find(precision='auto'):
     return Device(f'CPU, {os.cpu_count()} cores', False, precision)
 
 
-def has_driver():
-    """Whether NVIDIA's driver is there. Asked for a GPU without it, TensorFlow prints an error."""
-    try:
-        ctypes.CDLL('libcuda.so.1' if sys.platform == 'linux' else 'nvcuda.dll')
-    except OSError:
-        return False
-    return True
-
-
 def native_bfloat16():
     """Whether this CPU multiplies bfloat16 in hardware; where it doesn't, it is slower."""
     try:
@@ -70,7 +61,7 @@ def describe(device):
     return '\n'.join(lines)
 
 
-def session_config(precision):
+def session_config(precision='float32'):
     """Configuration of a session.
 
     Args:
