@@ -1,9 +1,9 @@
-"""Tests of roadseg.bev with the calibration of KITTI Road's um_000000."""
+"""The bird's-eye view, with the calibration of KITTI Road's um_000000."""
 import numpy as np
 import pytest
 
-from helper import InputError
-from roadseg import bev
+from roadseg.errors import InputError
+from roadseg.scoring import bev
 
 UM_000000 = """\
 P0: 7.215377e+02 0 6.095593e+02 0 0 7.215377e+02 1.728540e+02 0 0 0 1 0

@@ -146,7 +146,8 @@ def tables(results, dataset):
     names = [set(result['counts']) for result in results]
     if len(results) == 1 or sum(map(len, names)) == len(set.union(*names)):
         describe = _pooled_tables
-        pixels = [result['pixels'] for result in results]
+        # with labels that evaluate nothing, there is no pixel to weigh by
+        pixels = [max(result['pixels'], 1) for result in results]
     elif all(name == names[0] for name in names):
         describe, pixels = _spread_tables, None
     else:
@@ -156,7 +157,7 @@ def tables(results, dataset):
     for key, view in (('counts', 'perspective'), ('bev_counts', "bird's-eye view")):
         counts = [result[key] for result in results if result[key]]
         if counts:
-            lines += describe(counts, dataset, view if dataset.groups else dataset.title)
+            lines += describe(counts, dataset, view)
     loss = np.average([result['loss'] for result in results], weights=pixels)
     speed = np.median([result['ms_per_image'] for result in results])
     return '\n'.join([*lines, f'cross entropy {loss:.4f}, {speed:.0f} ms per image'])
