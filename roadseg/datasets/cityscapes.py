@@ -33,7 +33,7 @@ class _Class(NamedTuple):
 
 
 # Those that count, by train id; the other ids are not evaluated. Names, ids and colours are those
-# of cityscapesScripts, helpers/labels.py. The 13 keep what a driver tells apart and join rare kinds.
+# of cityscapesScripts, helpers/labels.py. Of the 13, some are several of these joined.
 TABLE = (
     _Class(7, 'road', (128, 64, 128), 'road'),
     _Class(8, 'sidewalk', (244, 35, 232), 'sidewalk'),
