@@ -34,6 +34,7 @@ from roadseg.images import write_image, write_mask
 
 FOLDERS = {2: 'data_road', 7: 'scenes7'}
 DRAWING = 2             # raised whenever the pictures change
+SPLITS = {'held-out': kitti.SPLITS['val3']}     # by the same numbers
 TRAIN, TEST, HELD_OUT = 84, 12, 5       # scenes with and without labels; per category in val3
 
 # (height, width) of KITTI's photographs and how often each occurs, about as in the original.
@@ -57,8 +58,8 @@ def load(data_dir, num_classes=2, strict=True):
     """
     scenes = write_scenes(data_dir, num_classes=num_classes)
     if num_classes == 2:
-        return kitti.describe(scenes, 'demo', 'drawn scenes')
-    return folder.describe(scenes, 'demo', 'drawn scenes', named_splits=kitti.SPLITS,
+        return kitti.describe(scenes, 'demo', 'drawn scenes', named_splits=SPLITS)
+    return folder.describe(scenes, 'demo', 'drawn scenes', named_splits=SPLITS,
                            groups=kitti.GROUPS, group=kitti.category)
 
 
