@@ -70,8 +70,7 @@ def test_seven_classes_are_a_folder_of_ones_own(tmp_path, monkeypatch):
     assert (dataset.name, dataset.title, dataset.road) == ('demo', 'drawn scenes', 0)
     assert dataset.measures is classes
     assert (len(dataset.labelled), len(dataset.tests)) == (84, 12)
-    assert dataset.default_split == 'val3'
-    training, validation = dataset.split('val3')
+    training, validation = dataset.split(dataset.default_split)
     assert (len(training), len(validation)) == (69, 15)
     assert {dataset.group(image.stem) for image, _ in validation} == set(dataset.groups)
     image, label = validation[0]
