@@ -78,7 +78,7 @@ def gen_test_output(sess, logits, keep_prob, image_pl, data_folder, image_shape,
         InputError: there is no test photograph, or one is unreadable.
     """
     if dataset is None:
-        paths = sorted((Path(data_folder) / 'image_2').glob('*.png'))
+        paths = kitti.visible(Path(data_folder) / 'image_2', '*.png')
         if not paths:
             raise InputError(f"no .png file in {Path(data_folder) / 'image_2'}")
         measures, palette = kitti.road, kitti.PALETTE

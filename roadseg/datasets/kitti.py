@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roadseg.datasets import download
+from roadseg.datasets import download, labels
 from roadseg.datasets.description import IGNORED, Dataset
 from roadseg.datasets.splits import split_pairs
 from roadseg.errors import InputError
@@ -49,7 +49,8 @@ def load(data_dir, num_classes=2, strict=True):
         `splits.split_pairs`.
 
     Raises:
-        InputError: there are no data and none could be fetched, or files are missing.
+        InputError: there are no data and none could be fetched, files are missing, or
+            photographs have other names or endings than KITTI's.
     """
     if num_classes != 2:
         raise InputError(f'--classes {num_classes}: KITTI Road has 2, not road and road')
@@ -69,12 +70,14 @@ def describe(folder, name, title, named_splits=None):
         `Dataset`.
 
     Raises:
-        InputError: as `paired_paths`.
+        InputError: as `paired_paths`, and where a photograph's name has no category.
     """
+    for image in visible(folder / 'training/image_2', '*.png'):
+        category(image)
     pairs, named_splits = paired_paths(folder / 'training'), named_splits or SPLITS
     return Dataset(
         name=name, title=title, classes=CLASSES, palette=PALETTE, road=1, measures=road,
-        labelled=pairs, tests=sorted((folder / 'testing/image_2').glob('*.png')),
+        labelled=pairs, tests=visible(folder / 'testing/image_2', '*.png'),
         read_label=read_road_label, default_split=next(iter(named_splits)), groups=GROUPS,
         group=category, pooled='URBAN',
         split=partial(split_pairs, pairs, group=category, named=named_splits))
@@ -100,8 +103,13 @@ def fetch(data_dir, strict=True):
                     f'data_road.zip by hand into {data_dir}; name the folder that holds '
                     'data_road/ with --data-dir; or run `python main.py --demo`') from error
         download.extract(archive, 'data_road')
+    for place in ('training/image_2', 'testing/image_2'):
+        for path in visible(folder / place, '*'):
+            if path.suffix != '.png' and path.suffix.lower() in labels.PHOTOGRAPHS:
+                raise InputError(f'{path} is no .png, as the photographs of KITTI Road are; '
+                                 'photographs of any name and kind are read with --dataset folder')
     for what, (place, pattern, expected) in COUNTS.items():
-        found = len(list((folder / place).glob(pattern)))
+        found = len(visible(folder / place, pattern))
         message = f'{folder / place} holds {found} {what}, KITTI Road has {expected}'
         if (found == 0 and what != 'test photographs') or (found != expected and strict):
             raise InputError(f'{message}; unpack data_road.zip again, or name a folder of your '
@@ -109,6 +117,11 @@ def fetch(data_dir, strict=True):
         if found != expected:
             print(f'warning: {message}', file=sys.stderr)
     return folder
+
+
+def visible(folder, pattern):
+    """Sorted paths that match, without hidden ones, as macOS puts beside files on other disks."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith('.'))
 
 
 def paired_paths(folder):
@@ -126,17 +139,17 @@ def paired_paths(folder):
         InputError: there is no photograph, or one has no road label.
     """
     folder = Path(folder)
-    images = sorted((folder / 'image_2').glob('*.png'))
+    images = visible(folder / 'image_2', '*.png')
     if not images:
         raise InputError(f"no .png file in {folder / 'image_2'}; see 'Data' in README.md")
-    labels = {path.name.replace('_road_', '_'): path
-              for path in (folder / 'gt_image_2').glob('*_road_*.png')}
-    unlabelled = [image.name for image in images if image.name not in labels]
+    of_name = {path.name.replace('_road_', '_'): path
+               for path in visible(folder / 'gt_image_2', '*_road_*.png')}
+    unlabelled = [image.name for image in images if image.name not in of_name]
     if unlabelled:
         raise InputError(
             f"{len(unlabelled)} of {len(images)} photographs have no road label in "
             f"{folder / 'gt_image_2'}, the first being {unlabelled[0]}")
-    return [(image, labels[image.name]) for image in images]
+    return [(image, of_name[image.name]) for image in images]
 
 
 def category(name):

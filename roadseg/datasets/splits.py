@@ -40,7 +40,8 @@ def split_pairs(pairs, split, named=None, group=lambda name: None):
                       for index, pair in enumerate(members)
                       if index >= len(members) - round(share * len(members))]
     else:
-        raise InputError(f"split '{split}' is none of {', '.join([*named, ''])}kfold:K:I (I from "
+        shown = split if len(split) < 40 else split[:37] + '...'
+        raise InputError(f"split '{shown}' is none of {', '.join([*named, ''])}kfold:K:I (I from "
                          '0 to K-1), tail:S (S between 0 and 1), none')
     left_out = {*validation, *unused}
     training = [pair for pair in pairs if pair not in left_out]
