@@ -1,0 +1,157 @@
+"""Videos: what is written is what is read, whole or not at all, and damage is named."""
+import re
+import subprocess
+from fractions import Fraction
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from roadseg import video
+from roadseg.errors import InputError
+from roadseg.video import Reader, Writer
+
+
+def write(path, frames, rate=Fraction(25)):
+    with Writer(path, frames[0].shape[:2], rate) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def plain(count, shape=(24, 40)):
+    """Frames of one colour, which change."""
+    return [np.full((*shape, 3), (20 * index, 200, 30), np.uint8) for index in range(count)]
+
+
+def noise(count, shape=(48, 64)):
+    return list(np.random.default_rng(0).integers(0, 256, (count, *shape, 3), np.uint8))
+
+
+@pytest.mark.parametrize('ending', video.ENDINGS)
+@pytest.mark.parametrize('shape', [(24, 40), (33, 31), (1, 1)])
+def test_size_frames_and_colours_are_kept(tmp_path, ending, shape):
+    path = write(tmp_path / f'a b:[1]*%d\nä{ending}', plain(9, shape))
+    with Reader(path) as reader:
+        found = list(reader)
+        assert (reader.shape, reader.rate, reader.problem) == (shape, 25, None)
+        assert len(found) == reader.expected == 9
+    for frame, expected in zip(found, plain(9, shape)):
+        assert frame.shape == (*shape, 3) and frame.dtype == np.uint8
+        assert np.abs(np.int32(frame) - expected).max() <= 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('ending', ['.mp4', '.mov', '.avi'])
+@pytest.mark.parametrize('rate', [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(10)])
+def test_the_rate_is_kept(tmp_path, ending, rate):
+    with Reader(write(tmp_path / f'a{ending}', plain(9), rate)) as reader:
+        assert reader.rate == rate
+
+
+def test_a_rate_that_mpeg4_cannot_have(tmp_path):
+    with Reader(write(tmp_path / 'a.avi', plain(30), Fraction(1000000, 33333))) as reader:
+        assert float(reader.rate) == pytest.approx(30, abs=0.01)
+
+
+def ffmpeg(*arguments):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-y', *map(str, arguments)],
+                   check=True)
+
+
+def test_a_video_that_was_filmed_upright_is_read_upright(tmp_path):
+    path = write(tmp_path / 'a.mp4', plain(3, (24, 40)))
+    ffmpeg('-display_rotation', 90, '-i', path, '-c', 'copy', tmp_path / 'b.mp4')
+    with Reader(tmp_path / 'b.mp4') as reader:
+        assert reader.shape == (40, 24)
+        assert next(iter(reader)).shape == (40, 24, 3)
+
+
+def test_sound_is_left_out(tmp_path):
+    path = write(tmp_path / 'a.mp4', plain(25))
+    ffmpeg('-f', 'lavfi', '-i', 'sine=d=1', '-i', path, tmp_path / 'b.mp4')
+    with Reader(tmp_path / 'b.mp4') as reader:
+        assert len(list(reader)) == 25 and reader.problem is None
+    ffmpeg('-f', 'lavfi', '-i', 'sine=d=1', tmp_path / 'c.mp4')
+    with pytest.raises(InputError, match='c.mp4 is not a readable video'):
+        Reader(tmp_path / 'c.mp4')
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+def cut(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[:int(len(content) * share)])
+    return path
+
+
+@pytest.mark.parametrize('ending', ['.avi', '.gif', '.mp4'])
+def test_a_video_that_breaks_off_gives_what_it_has(tmp_path, ending):
+    path = write(tmp_path / f'a{ending}', noise(40))
+    if ending == '.mp4':        # one whose index comes first
+        ffmpeg('-i', path, '-c', 'copy', '-movflags', '+faststart', tmp_path / 'b.mp4')
+        path = tmp_path / 'b.mp4'
+    with Reader(cut(path, 0.6)) as reader:
+        count = sum(1 for _ in reader)
+    assert 10 < count < 30
+    assert re.match('it is damaged: .|it ends before its 40 frames', reader.problem)
+
+
+def test_a_video_without_its_end_where_its_index_is(tmp_path):
+    with pytest.raises(InputError, match='is not a readable video: moov atom not found; expected'):
+        Reader(cut(write(tmp_path / 'a.mp4', noise(9)), 0.6))
+
+
+@pytest.mark.parametrize('content', [b'', b'no video', bytes(5000)])
+def test_what_is_no_video(tmp_path, content):
+    (tmp_path / 'a.mp4').write_bytes(content)
+    with pytest.raises(InputError, match='a.mp4 is not a readable video.*expected a video, .mp4'):
+        Reader(tmp_path / 'a.mp4')
+
+
+def test_a_video_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='cannot read .*a.mp4: no such file'):
+        Reader(tmp_path / 'a.mp4')
+    with pytest.raises(InputError, match='it is a folder'):
+        Reader(tmp_path)
+
+
+def test_no_frame(tmp_path):
+    path = tmp_path / 'a.mp4'
+    ffmpeg('-f', 'lavfi', '-i', 'color=s=32x32:d=0', '-frames:v', 0, '-f', 'mp4', path)
+    with pytest.raises(InputError, match='a.mp4 is not a readable video'):
+        Reader(path)
+
+
+def test_a_playlist_named_as_a_video_fetches_nothing(tmp_path):
+    (tmp_path / 'a.mp4').write_text('ffconcat version 1.0\nfile http://127.0.0.1:9/x.mp4\n')
+    with pytest.raises(InputError, match='is not a readable video'):
+        Reader(tmp_path / 'a.mp4')
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / 'a.mp4'
+    path.write_bytes(b'before')
+    with pytest.raises(KeyboardInterrupt), Writer(path, (24, 40), Fraction(25)) as writer:
+        writer.write(plain(1)[0])
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b'before' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='cannot write'):
+        Writer(tmp_path / 'none' / 'a.mp4', (24, 40), Fraction(25))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """The encoder is killed by its limit on the size of a file."""
+    import resource
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, 'Popen', lambda *arguments, **options: start(
+        *arguments, **options, preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (20_000, 20_000))))
+    with pytest.raises(InputError, match='cannot write .*a.mp4: .*; free some space'):
+        write(tmp_path / 'a.mp4', noise(30, (120, 160)))
+    assert not list(tmp_path.iterdir())
