@@ -1,0 +1,48 @@
+"""Runs without training, made in a moment, whose network does something that is known."""
+import tensorflow.compat.v1 as tf
+
+from roadseg.files import write_json
+from roadseg.training import averages, checkpoints
+from roadseg.training.options import parse_args
+from roadseg.training.run_folder import Progress
+
+NAMES = ('nothing', 'road', 'sky', 'wall')
+PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (99, 98, 97))
+
+
+def save_run(folder, num_classes=2, image_size=(32, 96), gains=(0, 20, -20, -99), **changes):
+    """Writes the folder of a run whose network knows a pixel by its brightness alone.
+
+    Class 1, the road, is what is brighter than 127; of three classes, the last is what is darker.
+
+    Args:
+        folder: to be made.
+        num_classes: C, from 2 to 4.
+        image_size: (H, W), of the training.
+        gains: logit of each class where a pixel is white; where it is black, the opposite. These
+            are the averaged weights; the last weights are their opposites.
+        changes: further options, by name.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        photographs = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
+        keep_prob = tf.placeholder(tf.float32, [], 'keep_prob')
+        brightness = tf.reduce_mean(tf.cast(photographs, tf.float32), -1, keepdims=True)
+        weights = tf.get_variable('weights', initializer=tf.constant(gains[:num_classes],
+                                                                     tf.float32))
+        tf.reshape(tf.nn.dropout((brightness / 127.5 - 1) * weights, rate=1 - keep_prob),
+                   [-1, num_classes], 'logits')
+        averages.averaged(tf.no_op(), [weights], 0.5, tf.train.get_or_create_global_step())
+        saver = checkpoints.make_saver()
+        sess.run(tf.global_variables_initializer())
+        sess.run(weights.assign(-weights))
+        options = {**vars(parse_args([])), 'image_size': image_size, **changes}
+        write_json(folder / 'options.json', {
+            'id': '12ab', 'options': options, 'data': {
+                'title': 'Brightness', 'classes': NAMES[:num_classes],
+                'palette': PALETTE[:num_classes], 'road': 1}})
+        checkpoints.save(sess, saver, folder, Progress())
+    return folder
