@@ -1,0 +1,493 @@
+"""Paints what a trained network sees on pictures and videos.
+
+    python -m roadseg.predict RUN photo.jpg drive.mp4 --out seen
+    python -m roadseg.predict RUN photos/ 'more/*.png' --out seen --masks --confidence --json
+
+RUN is the folder of a run or an export; without one, the network that comes with the package is
+used. Every other argument is a picture, a video (.mp4, .mov, .avi, .gif), a folder, which is
+searched with all folders in it, or a pattern with `*`, `?`, `[...]` or `**`, unless a file has
+just that name. In DIR, everything keeps its path below the deepest folder common to all inputs,
+and gets a number where two would still have one name: of `photo.jpg`
+
+    photo.jpg               the overlay; a PNG for what is no JPEG, a video for a video
+    photo.mask.png          --masks: class numbers, which viewers show coloured
+    photo.confidence.png    --confidence: 0-255, the probability of the road, or where there are
+                            more than two classes, of the class that is painted
+    photo.json              --json: share of each class; all inputs together: predictions.json
+
+Of a video, masks and confidence are folders `drive.masks/000000.png` and so on. A video keeps its
+rate and size, and loses its sound. The network sees pictures at the scale of its training, see
+`roadseg.model.seen_size`.
+"""
+import glob
+import itertools
+import os
+import sys
+import time
+from array import array
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from roadseg import video
+from roadseg.commands import Parser, number, run_command
+from roadseg.errors import InputError
+from roadseg.files import write_error, write_json
+from roadseg.images import paint, read_image, resize, write_image, write_mask
+from roadseg.model import boxed, is_export, is_run, load
+from roadseg.scoring.classes import class_numbers
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.jp2',
+            '.gif')
+SUMMARY = 'predictions.json'
+QUALITY = 90                # of JPEG overlays
+RUNTIMES = ('auto', 'tensorflow', 'tflite', 'onnxruntime', 'openvino')
+
+
+class Job(NamedTuple):
+    """A picture or video, and what is made of it."""
+    source: Path
+    is_video: bool
+    outputs: dict           # from 'overlay', 'mask', 'confidence', 'json' to a path
+
+
+# What to do -----------------------------------------------------------------------------------
+
+def find_inputs(texts, out):
+    """Finds the files that arguments stand for.
+
+    Args:
+        texts: arguments: files, folders, patterns.
+        out: folder of the results.
+
+    Returns:
+        List of (file, folder that it was found in), each file once.
+
+    Raises:
+        InputError: there is nothing of that name, a folder or pattern has no picture or video, or
+            `out` and an input lie one in the other.
+    """
+    found = {}
+    for text in texts:
+        literal = os.path.lexists(text)
+        matches = [text] if literal else sorted(glob.glob(text, recursive=True))
+        files = {}
+        for match in map(Path, matches):
+            if match.is_dir():
+                if _is_inside(out, match):
+                    raise InputError(f'--out {out} lies in the input folder {match}, where its '
+                                     'pictures would be the next input; name a folder outside')
+                files.update({path: match for path in _walk(match)})
+            elif literal or _is_known(match):
+                files[match] = match.parent
+        if not files:
+            what = f'{text} holds no' if literal else (
+                f'{text}: there is no such file, and as a pattern it matches no')
+            raise InputError(f'{what} picture ({" ".join(PICTURES)}) or video '
+                             f'({" ".join(video.ENDINGS)})')
+        for path, folder in files.items():
+            if path.parent.resolve() == out.resolve():
+                raise InputError(f'the input {path} lies in --out {out}, where its overlay would '
+                                 'take its place; name another folder')
+            found.setdefault(os.path.abspath(path), (path, folder))
+    return list(found.values())
+
+
+def _is_inside(path, folder):
+    """Whether a path is a folder or lies in it, symbolic links followed."""
+    path, folder = Path(path).resolve(), Path(folder).resolve()
+    return path == folder or folder in path.parents
+
+
+def _is_known(path):
+    return path.suffix.lower() in (*PICTURES, *video.ENDINGS)
+
+
+def _walk(folder):
+    """Pictures and videos in a folder and all those in it, in order; hidden ones left out."""
+    def refuse(error):
+        raise InputError(f'cannot read the folder {error.filename}: {error.strerror}; make it '
+                         'readable, or name others')
+
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        paths += [Path(parent) / name for name in names if not name.startswith('.')]
+    return sorted(filter(_is_known, paths))
+
+
+def plan(inputs, out, kinds):
+    """Names what is made of each input: no two outputs are the same, and none is an input.
+
+    Args:
+        inputs: list of `find_inputs`.
+        out: folder of the results.
+        kinds: of results: 'overlay' and any of 'mask', 'confidence', 'json'.
+
+    Returns:
+        List of `Job`.
+
+    Raises:
+        InputError: a link in `out` points to an input.
+    """
+    folders = [os.path.abspath(folder) for _, folder in inputs]
+    try:
+        common = os.path.commonpath(folders)
+    except ValueError:              # drives of Windows
+        common = None
+    sources = {os.path.realpath(source) for source, _ in inputs}
+    taken, jobs = {SUMMARY}, []
+    for source, _ in inputs:
+        relative = Path(os.path.relpath(source, common) if common else source.name)
+        is_video = _is_video(source)
+        count = 1
+        while True:
+            stem = relative.stem + (f'-{count}' if count > 1 else '')
+            names = _names(relative.parent / stem, relative.suffix, is_video)
+            names = {kind: name for kind, name in names.items() if kind in kinds}
+            # Not all file systems tell capitals.
+            if taken.isdisjoint(str(name).lower() for name in names.values()):
+                break
+            count += 1
+        taken.update(str(name).lower() for name in names.values())
+        outputs = {kind: Path(out) / name for kind, name in names.items()}
+        for path in outputs.values():
+            if os.path.realpath(path) in sources:
+                raise InputError(f'{path} is a link to an input, which would be overwritten; '
+                                 'remove it, or name another --out')
+        jobs.append(Job(source, is_video, outputs))
+    return jobs
+
+
+def _names(base, suffix, is_video):
+    """Paths of all results, below the folder of the results, from that without an ending."""
+    def ending(text):
+        return base.with_name(base.name + text)
+
+    if is_video:
+        return {'overlay': ending(suffix), 'mask': ending('.masks'),
+                'confidence': ending('.confidence'), 'json': ending('.json')}
+    jpeg = suffix.lower() in ('.jpg', '.jpeg')
+    return {'overlay': ending(suffix if jpeg else '.png'), 'mask': ending('.mask.png'),
+            'confidence': ending('.confidence.png'), 'json': ending('.json')}
+
+
+def _is_video(path):
+    """Whether a file is a video, by its ending; a GIF if it has several pictures."""
+    if path.suffix.lower() == '.gif':
+        try:
+            with Image.open(path, formats=['GIF']) as image:
+                return image.is_animated
+        except (OSError, SyntaxError, ValueError, EOFError):
+            return False            # reading it as a picture tells what is wrong
+    return path.suffix.lower() in video.ENDINGS
+
+
+# Seeing ---------------------------------------------------------------------------------------
+
+def ahead(function, items, workers=1):
+    """`map` in threads, which are at most two items a thread ahead; the order is kept.
+
+    Args:
+        function: of an item.
+        items: iterable; a generator is closed at the end.
+        workers: number of threads.
+
+    Yields:
+        What `function` returns.
+    """
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if hasattr(items, 'close'):
+            items.close()
+
+
+def decoded_ahead(frames):
+    """Yields the items of an iterator, none of them None, which a thread gets meanwhile."""
+    with closing(ahead(lambda _: next(frames, None), itertools.count())) as images:
+        yield from itertools.takewhile(lambda image: image is not None, images)
+
+
+def look_at(image, probabilities, model):
+    """What is to be drawn and told of a picture.
+
+    Args:
+        image: uint8 ndarray (H, W, 3), RGB.
+        probabilities: float32 ndarray (h, w, C).
+        model: `Model`.
+
+    Returns:
+        (overlay uint8 (H, W, 3), class numbers uint8 (H, W), pixels of each class int64 (C,)).
+    """
+    numbers = class_numbers(probabilities, image.shape[:2])
+    palette = model.palette
+    if len(palette) == 2:           # just the one that is looked for
+        wanted = 1 if model.road is None else model.road
+        palette = [colour if number == wanted else None for number, colour in enumerate(palette)]
+    pixels = np.array(Image.fromarray(numbers).histogram()[:len(model.classes)])
+    return paint(image, numbers, palette), numbers, pixels
+
+
+def confidence(probabilities, image_shape, model):
+    """Probability of the road, or of the class that is taken, as 8 bits: uint8 (H, W)."""
+    if len(model.classes) == 2 and model.road is not None:
+        plane = probabilities[..., model.road]
+    else:
+        plane = probabilities.max(axis=-1)
+    plane = resize(np.ascontiguousarray(plane), image_shape)
+    return np.floor(np.clip(plane * 256, 0, 255)).astype(np.uint8)
+
+
+def shares(pixels, model):
+    """Share of each class, for JSON: int64 (C,) -> dict."""
+    parts = [round(float(count / pixels.sum()), 6) for count in pixels]
+    road = {} if model.road is None else {'road': parts[model.road]}
+    return {**road, 'areas': dict(zip(model.classes, parts))}
+
+
+def write_planes(outputs, numbers, probabilities, model, name=''):
+    """Writes mask and confidence of a picture, or of the frame of a video that `name` names."""
+    if 'mask' in outputs:
+        write_mask(outputs['mask'] / name, numbers, model.palette)
+    if 'confidence' in outputs:
+        write_image(outputs['confidence'] / name,
+                    confidence(probabilities, numbers.shape, model))
+
+
+def predict_pictures(jobs, model):
+    """Looks at pictures, while threads read the next ones and write those before.
+
+    Args:
+        jobs: list of `Job`.
+        model: `Model`.
+
+    Yields:
+        (`Job`, dict for JSON; or the `InputError` of a picture that can't be read).
+
+    Raises:
+        InputError: a result can't be written.
+    """
+    def read(job):
+        try:
+            return job, read_image(job.source)
+        except InputError as error:
+            return job, error
+
+    def write(seen):
+        job, image, probabilities = seen
+        if probabilities is None:
+            return job, image
+        overlay, numbers, pixels = look_at(image, probabilities, model)
+        write_image(job.outputs['overlay'], overlay, quality=QUALITY)
+        write_planes(job.outputs, numbers, probabilities, model)
+        return job, {'height': image.shape[0], 'width': image.shape[1], 'frames': 1,
+                     **shares(pixels, model)}
+
+    read_ones = ahead(read, jobs, workers=2)
+    seen = ((job, image, None if isinstance(image, InputError)
+             else model.predict(image, full_size=False)) for job, image in read_ones)
+    yield from ahead(write, seen, workers=2)
+
+
+def predict_video(job, reader, model, temporal):
+    """Looks at a video, while threads decode the next frames and encode those before.
+
+    Args:
+        job: `Job`.
+        reader: `video.Reader`.
+        model: `Model`.
+        temporal: weight of all frames so far in the probabilities, from 0 to below 1; that of
+            the new frame is the rest (exponential smoothing).
+
+    Returns:
+        dict for JSON.
+
+    Raises:
+        InputError: a result can't be written.
+    """
+    def see(images):
+        mean = None
+        for index, image in enumerate(images):
+            new = model.predict(image, full_size=False)
+            mean = new if mean is None else temporal * mean + (1 - temporal) * new
+            yield index, image, mean
+
+    def look(seen):
+        index, image, probabilities = seen
+        overlay, numbers, pixels = look_at(image, probabilities, model)
+        write_planes(job.outputs, numbers, probabilities, model, f'{index:06d}.png')
+        return overlay, pixels
+
+    def write(looked):
+        overlay, pixels = looked
+        writer.write(overlay)
+        return pixels
+
+    make_folders(job.outputs[kind] for kind in ('mask', 'confidence') if kind in job.outputs)
+    total, of_frames = 0, array('d')        # eight bytes a number: videos may be long
+    with video.Writer(job.outputs['overlay'], reader.shape, reader.rate) as writer, \
+            closing(ahead(write, ahead(look, see(decoded_ahead(iter(reader))), 2))) as written:
+        for pixels in tqdm(written, job.source.name, reader.expected, unit='frame', leave=False,
+                           dynamic_ncols=True, disable=None):
+            total = total + pixels
+            of_frames.extend(np.round(pixels / pixels.sum(), 6))
+    count = len(of_frames) // len(model.classes)
+    for kind in ('mask', 'confidence'):
+        if kind in job.outputs:
+            remove_later(job.outputs[kind], count)
+    return {'height': reader.shape[0], 'width': reader.shape[1], 'frames': count,
+            'frames_per_second': float(reader.rate), **shares(total, model),
+            'areas_of_frames': {name: of_frames[number::len(model.classes)].tolist()
+                                for number, name in enumerate(model.classes)}}
+
+
+def make_folders(folders):
+    """Makes folders; raises InputError where that can't be."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(folder, error) from error
+
+
+def remove_later(folder, count):
+    """Removes the pictures of frames from number `count` on: they are of a longer video."""
+    for path in folder.glob('[0-9]' * 6 + '*.png'):
+        if path.stem.isdigit() and int(path.stem) >= count:
+            path.unlink()
+
+
+# The command ----------------------------------------------------------------------------------
+
+def predict(jobs, model, out, temporal=0.0, summarize=False):
+    """Makes the results of all jobs; a file that can't be read does not stop the rest.
+
+    Args:
+        jobs: list of `Job`.
+        model: `Model`.
+        out: folder of the results.
+        temporal: see `predict_video`.
+        summarize: whether to write `SUMMARY` into `out`.
+
+    Returns:
+        (number of frames, list of messages about files that could not be read to their end).
+
+    Raises:
+        InputError: a result can't be written.
+    """
+    files, failed = [], []
+
+    def add(job, result):
+        outputs = {kind: str(path.relative_to(out)) for kind, path in job.outputs.items()}
+        entry = {'input': str(job.source), **result, 'outputs': outputs}
+        if 'json' in job.outputs:
+            write_json(job.outputs['json'], entry)
+        files.append({key: value for key, value in entry.items() if key != 'areas_of_frames'})
+
+    make_folders({path.parent for job in jobs for path in job.outputs.values()})
+    pictures = [job for job in jobs if not job.is_video]
+    try:
+        with closing(predict_pictures(pictures, model)) as results:
+            for job, result in tqdm(results, 'pictures', len(pictures), unit='picture',
+                                    leave=False, dynamic_ncols=True,
+                                    disable=None if pictures else True):
+                if isinstance(result, InputError):
+                    failed.append(str(result))
+                else:
+                    add(job, result)
+        for job in jobs:
+            if job.is_video:
+                try:
+                    reader = video.Reader(job.source)
+                except InputError as error:
+                    failed.append(str(error))
+                    continue
+                with reader:
+                    add(job, predict_video(job, reader, model, temporal))
+                if reader.problem:
+                    failed.append(f"{job.source}: {reader.problem}; the {files[-1]['frames']} "
+                                  f"frames before that are in {job.outputs['overlay']}")
+    finally:
+        if summarize:
+            write_json(out / SUMMARY, {'model': model.name, 'classes': model.classes,
+                                       'files': files, 'failed': failed})
+    return sum(file['frames'] for file in files), failed
+
+
+def model_and_inputs(texts):
+    """Tells the run or export, which comes first if at all, from the inputs.
+
+    Args:
+        texts: arguments.
+
+    Returns:
+        (path or None, list of the others).
+
+    Raises:
+        InputError: there is no input.
+    """
+    source = texts[0] if is_run(texts[0]) or is_export(texts[0]) else None
+    inputs = texts[1:] if source else texts
+    if not inputs:
+        raise InputError(f'{source} is a network; what shall it look at? Name a picture, a video '
+                         'or a folder after it')
+    if source is None and boxed() is None:
+        raise InputError(f'{texts[0]} is neither a run, with its options.json, nor an export, and '
+                         'no network comes with this package; name one first, such as '
+                         'runs/<date-time>')
+    return source, inputs
+
+
+def main(argv=None):
+    """The command: exit code 0, or 1 where a file could not be read to its end."""
+    parser = Parser(prog='python -m roadseg.predict',
+                    description='Paints what a trained network sees on pictures and videos.')
+    add = parser.add_argument
+    add('paths', nargs='+', metavar='[RUN] INPUT',
+        help='a run or an export, if not the network that comes with the package; then pictures, '
+             "videos (" + ' '.join(video.ENDINGS) + "), folders, and patterns in quotes")
+    add('--out', required=True, type=Path, metavar='DIR', help='folder of the results')
+    add('--masks', action='store_true', help='write the class numbers, too, as coloured PNG')
+    add('--confidence', action='store_true',
+        help='write the probability, too, as PNG of 8 bits: of the road, or of the class painted '
+             'where there are more than two')
+    add('--json', action='store_true',
+        help=f'write the share of each class, too, of each file and of all in {SUMMARY}')
+    add('--temporal', type=number(float, 0, 0.99), default=0.0, metavar='WEIGHT',
+        help='smooth videos: the weight of the frames before, such as 0.6')
+    add('--runtime', choices=RUNTIMES, default='auto', help='what an export runs on')
+    add('--checkpoint', choices=('last', 'best'), default='last', help='of a run')
+    args = parser.parse_args(argv)
+
+    source, texts = model_and_inputs(args.paths)
+    make_folders([args.out])
+    kinds = ['overlay', *(kind for kind, wanted in (
+        ('mask', args.masks), ('confidence', args.confidence), ('json', args.json)) if wanted)]
+    jobs = plan(find_inputs(texts, args.out), args.out, kinds)
+    with load(source, args.runtime, args.checkpoint) as model:
+        began = time.perf_counter()
+        frames, failed = predict(jobs, model, args.out, args.temporal, args.json)
+        seconds = time.perf_counter() - began
+    print(f'{len(jobs) - len(failed)} of {len(jobs)} files, {frames} frames, '
+          f'{frames / seconds:.2f} frames/s: {args.out}')
+    for message in failed:
+        print('error: ' + message.replace('\n', '\\n'), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))

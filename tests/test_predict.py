@@ -1,0 +1,449 @@
+"""The command that looks at pictures and videos: its results, its names, and bad inputs."""
+import itertools
+import json
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from roadseg import model, predict, video
+from roadseg.images import write_image
+
+SIZE = (24, 40)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    return tiny.save_run(tmp_path_factory.mktemp('runs') / 'run', precision='float32')
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
+def half_white(shape=SIZE):
+    """A picture whose left half is white: road."""
+    picture = np.zeros((*shape, 3), np.uint8)
+    picture[:, :shape[1] // 2] = 255
+    return picture
+
+
+def save(path, picture=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, half_white() if picture is None else picture)
+    return path
+
+
+def save_video(path, frames):
+    with video.Writer(path, frames[0].shape[:2], Fraction(10)) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+def call(*arguments):
+    return predict.run_command(predict.main, [str(argument) for argument in arguments])
+
+
+def error_of(capsys, *arguments):
+    """The one line of a command that must fail with exit code 2."""
+    assert call(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('error: ')
+    return lines[0]
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+def test_a_picture_and_all_that_is_made_of_it(run, tmp_path, out, capsys):
+    photo = save(tmp_path / 'photo.png')
+    assert call(run, photo, '--out', out, '--masks', '--confidence', '--json') == 0
+    assert files(out) == ['photo.confidence.png', 'photo.json', 'photo.mask.png', 'photo.png',
+                          'predictions.json']
+    overlay = read(out / 'photo.png')
+    assert overlay.shape == (*SIZE, 3)
+    assert overlay[5, 5].tolist() == pytest.approx([127, 255, 127], abs=1)
+    assert overlay[5, 35].tolist() == [0, 0, 0]
+    with Image.open(out / 'photo.mask.png') as mask:
+        assert mask.mode == 'P' and mask.getpalette()[:6] == [255, 0, 0, 0, 255, 0]
+        assert (np.array(mask) == half_white()[..., 0] // 255).mean() > 0.97
+    confidence = read(out / 'photo.confidence.png')
+    assert confidence.dtype == np.uint8 and confidence[5, 5] == 255 and confidence[5, 35] == 0
+    content = json.loads((out / 'photo.json').read_text())
+    assert content['input'] == str(photo) and (content['height'], content['width']) == SIZE
+    assert content['road'] == content['areas']['road'] == pytest.approx(0.5, abs=0.03)
+    assert sum(content['areas'].values()) == pytest.approx(1)
+    total = json.loads((out / 'predictions.json').read_text())
+    assert total['files'] == [content] and total['failed'] == []
+    assert total['classes'] == ['nothing', 'road']
+    assert '1 of 1 files, 1 frames, ' in capsys.readouterr().out
+
+
+def test_the_class_taken_is_that_of_the_probabilities(run, tmp_path, out):
+    picture = np.random.default_rng(0).integers(0, 256, (37, 90, 3), np.uint8)
+    photo = save(tmp_path / 'photo.png', picture)
+    assert call(run, photo, '--out', out, '--masks') == 0
+    with model.load(run) as opened:
+        probabilities = opened.predict(picture)
+    assert np.array_equal(read(out / 'photo.mask.png'), probabilities.argmax(axis=-1))
+
+
+def test_of_three_classes_all_are_painted_and_the_confidence_is_that_of_the_one_taken(
+        tmp_path, out):
+    run = tiny.save_run(tmp_path / 'run', num_classes=3)
+    photo = save(tmp_path / 'photo.png')
+    assert call(run, photo, '--out', out, '--masks', '--confidence') == 0
+    assert sorted(np.unique(read(out / 'photo.mask.png'))) == [1, 2]
+    assert read(out / 'photo.png')[5, 35].tolist() == pytest.approx([0, 0, 127], abs=1)
+    assert read(out / 'photo.confidence.png')[5, [5, 35]].tolist() == [255, 255]
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'CMYK', 'YCbCr', 'I;16'])
+def test_pictures_of_all_modes(run, tmp_path, out, mode):
+    image = Image.fromarray(half_white())
+    if mode == 'I;16':
+        image = Image.fromarray(half_white()[..., 0].astype(np.uint16) * 257)
+    name = 'photo.' + {'CMYK': 'jpg', 'YCbCr': 'jpg'}.get(mode, 'png')
+    (image if mode == 'I;16' else image.convert(mode)).save(tmp_path / name)
+    assert call(run, tmp_path / name, '--out', out, '--masks') == 0
+    overlay, mask = read(out / name), read(out / 'photo.mask.png')
+    assert overlay.shape == (*SIZE, 3) and mask[5, 5] == 1 and mask[5, 35] == 0
+
+
+def test_a_picture_rotated_by_its_exif_comes_out_upright(run, tmp_path, out):
+    exif = Image.Exif()
+    exif[0x0112] = 6            # to be turned clockwise
+    Image.fromarray(half_white()).save(tmp_path / 'photo.jpg', exif=exif)
+    assert call(run, tmp_path / 'photo.jpg', '--out', out, '--masks') == 0
+    assert read(out / 'photo.jpg').shape == (40, 24, 3)
+    assert read(out / 'photo.mask.png')[[5, 35], 12].tolist() == [1, 0]
+    with Image.open(out / 'photo.jpg') as overlay:
+        assert not overlay.getexif()
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (31, 33), (1, 700), (700, 1)])
+def test_tiny_and_odd_pictures(run, tmp_path, out, shape):
+    photo = save(tmp_path / 'photo.png', np.full((*shape, 3), 255, np.uint8))
+    assert call(run, photo, '--out', out, '--masks', '--confidence', '--json') == 0
+    assert read(out / 'photo.png').shape == (*shape, 3)
+    assert (read(out / 'photo.mask.png') == 1).all()
+
+
+@pytest.mark.parametrize('shape', [
+    (1500, 2000), pytest.param((6000, 8000), marks=pytest.mark.slow)])
+def test_a_picture_of_a_large_camera(run, tmp_path, out, shape):
+    photo = save(tmp_path / 'photo.jpg', half_white(shape))
+    assert call(run, photo, '--out', out, '--masks') == 0
+    assert read(out / 'photo.jpg').shape == (*shape, 3)
+    assert (read(out / 'photo.mask.png') == 1).mean() == pytest.approx(0.5, abs=0.01)
+
+
+# What is looked at ------------------------------------------------------------------------------
+
+def test_a_folder_is_searched_and_its_paths_are_kept(run, tmp_path, out):
+    for name in ('a.png', 'sub/a.png', 'sub/deep/B.JPG', '.hidden.png', '.git/c.png'):
+        save(tmp_path / 'photos' / name)
+    (tmp_path / 'photos/notes.txt').write_text('no picture')
+    assert call(run, tmp_path / 'photos', '--out', out) == 0
+    assert files(out) == ['a.png', 'sub/a.png', 'sub/deep/B.JPG']
+
+
+def test_two_of_a_name_from_two_folders(run, tmp_path, out):
+    first, second = save(tmp_path / 'a/photo.png'), save(tmp_path / 'b/photo.png')
+    assert call(run, first, second, '--out', out) == 0
+    assert files(out) == ['a/photo.png', 'b/photo.png']
+
+
+def test_two_folders(run, tmp_path, out):
+    save(tmp_path / 'a/x/photo.png'), save(tmp_path / 'b/x/photo.png')
+    assert call(run, tmp_path / 'a', tmp_path / 'b', '--out', out) == 0
+    assert files(out) == ['a/x/photo.png', 'b/x/photo.png']
+
+
+def test_names_that_would_be_one_get_numbers(run, tmp_path, out):
+    for name in ('photo.png', 'photo.tif', 'PHOTO.bmp', 'photo.jpg', 'photo.mask.png'):
+        save(tmp_path / 'in' / name)
+    assert call(run, tmp_path / 'in', '--out', out, '--masks', '--json') == 0
+    total = json.loads((out / 'predictions.json').read_text())
+    names = [name.lower() for file in total['files'] for name in file['outputs'].values()]
+    assert len(names) == len(set(names)) == 15
+    assert sorted([*names, 'predictions.json']) == sorted(name.lower() for name in files(out))
+
+
+def test_a_file_named_twice_is_looked_at_once(run, tmp_path, out, monkeypatch):
+    save(tmp_path / 'photo.png')
+    monkeypatch.chdir(tmp_path)
+    assert call(run, 'photo.png', tmp_path / 'photo.png', './photo*', '--out', out) == 0
+    assert files(out) == ['photo.png']
+
+
+@pytest.mark.parametrize('name', ['a [1].png', 'a*b?.png', 'zwei  wörter 道.png', 'two\nlines.png',
+                                  '-x.png', 'a:b%d.png', 'a\udcff.png'])
+def test_odd_names_are_taken_as_they_are(run, tmp_path, out, name):
+    save(tmp_path / name)
+    save(tmp_path / 'a 1.png')          # which the first one matches, as a pattern
+    assert call(run, tmp_path / name, '--out', out, '--json') == 0
+    assert files(out) == sorted([name, name[:-4] + '.json', 'predictions.json'])
+
+
+def test_patterns_are_expanded(run, tmp_path, out):
+    for name in ('a1.png', 'a2.png', 'b1.png', 'sub/a3.png', 'a4.txt'):
+        save(tmp_path / 'in' / name) if name.endswith('png') else (
+            tmp_path / 'in' / name).write_text('no picture')
+    assert call(run, tmp_path / 'in/a*', '--out', out) == 0
+    assert files(out) == ['a1.png', 'a2.png']
+    assert call(run, tmp_path / 'in/**/a*.png', '--out', tmp_path / 'all') == 0
+    assert files(tmp_path / 'all') == ['a1.png', 'a2.png', 'sub/a3.png']
+
+
+# Videos -----------------------------------------------------------------------------------------
+
+def sweep(count, shape=SIZE):
+    """Frames in which the road grows from the left."""
+    frames = np.zeros((count, *shape, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:, :(index + 1) * shape[1] // count] = 255
+    return list(frames)
+
+
+@pytest.mark.parametrize('ending', video.ENDINGS)
+def test_a_video_keeps_rate_and_size(run, tmp_path, out, ending):
+    clip = save_video(tmp_path / f'clip{ending}', sweep(8, (48, 80)))
+    assert call(run, clip, '--out', out) == 0
+    with video.Reader(out / f'clip{ending}') as reader:
+        frames = list(reader)
+        assert (reader.shape, reader.rate, len(frames)) == ((48, 80), 10, 8)
+    red, green, blue = frames[5][10, 10].astype(int)
+    assert green > 240 and 110 < red < 145 and 110 < blue < 145
+    assert files(out) == [f'clip{ending}']
+
+
+def test_all_that_is_made_of_a_video(run, tmp_path, out, capsys):
+    clip = save_video(tmp_path / 'clip.mp4', sweep(8))
+    stale = out / 'clip.masks/000008.png'
+    save(stale), save(out / 'clip.masks/other.png')
+    assert call(run, clip, '--out', out, '--masks', '--confidence', '--json') == 0
+    assert not stale.exists() and (out / 'clip.masks/other.png').exists()
+    assert len(files(out / 'clip.confidence')) == 8
+    content = json.loads((out / 'clip.json').read_text())
+    assert (content['frames'], content['frames_per_second']) == (8, 10)
+    for index, share in enumerate(content['areas_of_frames']['road']):
+        assert share == pytest.approx((index + 1) / 8, abs=0.05)
+        assert (read(out / f'clip.masks/{index:06d}.png') == 1).mean() == pytest.approx(
+            share, abs=1e-5)
+    assert content['road'] == pytest.approx(np.mean(content['areas_of_frames']['road']), abs=1e-4)
+    total = json.loads((out / 'predictions.json').read_text())
+    assert total['files'][0]['frames'] == 8 and 'areas_of_frames' not in total['files'][0]
+    assert '1 of 1 files, 8 frames' in capsys.readouterr().out
+
+
+def test_probabilities_are_smoothed_over_the_frames(run, tmp_path, out):
+    """White, black, black, ...: the road fades as 0.6, 0.36, ..."""
+    frames = [np.full((*SIZE, 3), 255, np.uint8)] + [np.zeros((*SIZE, 3), np.uint8)] * 3
+    clip = save_video(tmp_path / 'clip.mp4', frames)
+    assert call(run, clip, '--out', out, '--confidence', '--temporal', '0.6') == 0
+    values = [int(read(path)[9, 9]) for path in sorted((out / 'clip.confidence').iterdir())]
+    assert values == pytest.approx([255, 0.6 * 256, 0.36 * 256, 0.216 * 256], abs=1.01)
+
+
+def test_a_gif_with_one_picture_is_a_picture(run, tmp_path, out):
+    Image.fromarray(half_white()).save(tmp_path / 'photo.gif')
+    assert call(run, tmp_path / 'photo.gif', '--out', out) == 0
+    assert files(out) == ['photo.png']
+
+
+def test_a_video_that_breaks_off_keeps_what_it_has(run, tmp_path, out, capsys):
+    frames = list(np.random.default_rng(0).integers(0, 256, (30, *SIZE, 3), np.uint8))
+    clip = save_video(tmp_path / 'clip.avi', frames)
+    clip.write_bytes(clip.read_bytes()[:clip.stat().st_size * 6 // 10])
+    photo = save(tmp_path / 'photo.png')
+    assert call(run, clip, photo, '--out', out, '--json') == 1
+    error = capsys.readouterr().err
+    count = json.loads((out / 'clip.json').read_text())['frames']
+    assert 8 < count < 25 and f'clip.avi: it is damaged: ' in error
+    assert f'; the {count} frames before that are in {out}/clip.avi' in error
+    with video.Reader(out / 'clip.avi') as reader:
+        assert len(list(reader)) == count
+    assert (out / 'photo.png').exists()
+
+
+def test_a_video_that_is_none_does_not_stop_the_next(run, tmp_path, out, capsys):
+    (tmp_path / 'a.mp4').write_bytes(b'nothing of the kind')
+    clip = save_video(tmp_path / 'b.mp4', sweep(3))
+    assert call(run, tmp_path / 'a.mp4', clip, '--out', out) == 1
+    assert 'a.mp4 is not a readable video' in capsys.readouterr().err
+    assert files(out) == ['b.mp4']
+
+
+# Bad inputs -------------------------------------------------------------------------------------
+
+def test_one_bad_picture_in_many_is_told_at_the_end(run, tmp_path, out, capsys):
+    for index in range(20):
+        save(tmp_path / f'in/{index:02d}.png')
+    bad = tmp_path / 'in/07.png'
+    bad.write_bytes(bad.read_bytes()[:60])
+    (tmp_path / 'in/08.png').write_text('no\npicture')
+    assert call(run, tmp_path / 'in', '--out', out, '--json') == 1
+    printed = capsys.readouterr()
+    assert '18 of 20 files' in printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == 2 and all(line.startswith('error: ') for line in lines)
+    assert '07.png is not a readable image' in lines[0] and '08.png' in lines[1]
+    content = json.loads((out / 'predictions.json').read_text())
+    assert len(content['files']) == 18 and len(content['failed']) == 2
+    assert len(files(out)) == 2 * 18 + 1
+
+
+def test_a_decompression_bomb_is_refused(run, tmp_path, out, capsys):
+    (tmp_path / 'bomb.pgm').write_bytes(b'P5 30000 30000 255\n' + bytes(99))
+    assert call(run, tmp_path / 'bomb.pgm', '--out', out) == 1
+    assert 'megapixels' in capsys.readouterr().err
+
+
+def test_an_unknown_format_that_was_named(run, tmp_path, out, capsys):
+    (tmp_path / 'notes.txt').write_text('no picture')
+    assert call(run, tmp_path / 'notes.txt', '--out', out) == 1
+    assert 'notes.txt is not a readable image' in capsys.readouterr().err
+
+
+def test_a_picture_without_an_ending(run, tmp_path, out):
+    save(tmp_path / 'photo.png').rename(tmp_path / 'photo')
+    assert call(run, tmp_path / 'photo', '--out', out) == 0
+    assert files(out) == ['photo.png']
+
+
+def test_an_input_that_is_not_there(run, tmp_path, out, capsys):
+    (tmp_path / 'empty').mkdir()
+    assert 'holds no picture' in error_of(capsys, run, tmp_path / 'empty', '--out', out)
+    assert 'there is no such file' in error_of(capsys, run, tmp_path / 'none.png', '--out', out)
+    assert 'matches no picture' in error_of(capsys, run, tmp_path / '*.png', '--out', out)
+
+
+def test_results_never_lie_among_or_on_the_inputs(run, tmp_path, out, capsys):
+    photo = save(tmp_path / 'in/photo.png')
+    before = photo.read_bytes()
+    for folder in (tmp_path / 'in', tmp_path / 'in/out', tmp_path / 'in/../in'):
+        assert 'lies in the input folder' in error_of(capsys, run, tmp_path / 'in', '--out',
+                                                      folder)
+    assert 'name another folder' in error_of(capsys, run, photo, '--out', tmp_path / 'in')
+    out.mkdir()
+    (out / 'photo.png').symlink_to(photo)
+    assert 'a link to an input' in error_of(capsys, run, photo, '--out', out)
+    (tmp_path / 'link').symlink_to(tmp_path / 'in')
+    assert 'name another folder' in error_of(capsys, run, photo, '--out', tmp_path / 'link')
+    assert photo.read_bytes() == before
+
+
+def test_results_into_a_file(run, tmp_path, capsys):
+    photo = save(tmp_path / 'photo.png')
+    error = error_of(capsys, run, photo, '--out', photo)
+    assert 'cannot write' in error and 'photo.png' in error
+
+
+def test_without_a_network(run, tmp_path, out, capsys, monkeypatch):
+    monkeypatch.setattr(model, 'BOX', tmp_path / 'models')
+    photo = save(tmp_path / 'photo.png')
+    error = error_of(capsys, photo, '--out', out)
+    assert 'photo.png is neither a run' in error and 'no network comes with this package' in error
+    assert 'Name a picture' in error_of(capsys, run, '--out', out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize('options', [('--temporal', '1'), ('--temporal', '-0.1'),
+                                     ('--runtime', 'caffe'), ()])
+def test_options_that_are_none(run, tmp_path, capsys, options):
+    where = ('--out', tmp_path / 'out') if options else ()
+    with pytest.raises(SystemExit) as leaving:
+        call(run, save(tmp_path / 'photo.png'), *where, *options)
+    assert leaving.value.code == 2 and capsys.readouterr().err.startswith('error: ')
+
+
+def test_a_result_that_cannot_be_written_ends_it(run, tmp_path, out, capsys):
+    photo = save(tmp_path / 'photo.png')
+    (out / 'photo.png').mkdir(parents=True)
+    assert 'cannot write' in error_of(capsys, run, photo, '--out', out)
+
+
+@pytest.mark.parametrize('name', ['photo.png', 'clip.mp4'])
+def test_ctrl_c_leaves_whole_files_only(run, tmp_path, out, capsys, monkeypatch, name):
+    if name == 'clip.mp4':
+        save_video(tmp_path / name, sweep(30))
+    else:
+        for index in range(30):
+            save(tmp_path / f'in/{index}.png')
+    seen = model.Model.predict
+    count = itertools.count()
+
+    def interrupted(*arguments, **options):
+        if next(count) == 9:
+            raise KeyboardInterrupt
+        return seen(*arguments, **options)
+
+    monkeypatch.setattr(model.Model, 'predict', interrupted)
+    source = tmp_path / ('clip.mp4' if name == 'clip.mp4' else 'in')
+    before = threading.active_count()
+    assert call(run, source, '--out', out, '--masks') == 130
+    written = [path for path in out.rglob('*') if path.is_file()]
+    assert 2 < len(written) < 30 and not (out / 'clip.mp4').exists()
+    for path in written:
+        assert path.suffix == '.png' and read(path).shape[:2] == SIZE
+    assert threading.active_count() <= before + 1
+
+
+# What goes on meanwhile -------------------------------------------------------------------------
+
+def test_threads_work_ahead_but_not_far():
+    begun, most, lock = [], [], threading.Lock()
+
+    def work(item):
+        with lock:
+            begun.append(item)
+        time.sleep(0.001)
+        return 10 * item
+
+    done = []
+    for result in predict.ahead(work, iter(range(100)), workers=2):
+        done.append(result)
+        most.append(len(begun) - len(done))
+    assert done == list(range(0, 1000, 10))
+    assert 1 <= max(most) <= 4
+
+
+def test_decoding_network_and_encoding_overlap():
+    """Three stages of 5 ms each, 20 items: 300 ms one after the other."""
+    def stage(item):
+        time.sleep(0.005)
+        return item
+
+    began = time.perf_counter()
+    seen = (stage(item) for item in predict.ahead(stage, range(20)))
+    assert list(predict.ahead(stage, seen)) == list(range(20))
+    assert time.perf_counter() - began < 0.24
+
+
+def test_an_error_in_a_thread_ends_what_comes_before_it():
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        list(predict.ahead(lambda item: 1 / (item - 5), items()))
+    assert closed == [True]
