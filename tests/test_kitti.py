@@ -28,6 +28,11 @@ def counts(monkeypatch):
         for what, (place, pattern, _) in kitti.COUNTS.items()})
 
 
+@pytest.fixture
+def offline(monkeypatch, nowhere):
+    monkeypatch.setattr(kitti, 'URL', nowhere)
+
+
 def members(training=3, testing=2):
     """Members of a small data_road.zip."""
     result = {}
@@ -58,12 +63,12 @@ def files_below(folder):
     return [path for path in folder.rglob('*') if path.is_file()]
 
 
-def test_data_that_are_there_are_found_without_network(tmp_path, counts, no_network):
+def test_data_that_are_there_are_found_without_network(tmp_path, counts, offline):
     write_members(tmp_path, members())
     assert kitti.fetch(tmp_path) == tmp_path / 'data_road'
 
 
-def test_data_that_were_put_there_as_an_archive_are_unpacked(tmp_path, counts, no_network):
+def test_data_that_were_put_there_as_an_archive_are_unpacked(tmp_path, counts, offline):
     make_zip(tmp_path / 'data_road.zip', members())
     assert kitti.fetch(tmp_path) == tmp_path / 'data_road'
     assert len(files_below(tmp_path / 'data_road')) == 11
@@ -83,7 +88,7 @@ def test_data_are_downloaded_and_an_interrupted_download_goes_on(tmp_path, count
     assert len(files_below(data / 'data_road')) == 11
 
 
-def test_without_network_three_ways_on_are_named(tmp_path, no_network):
+def test_without_network_three_ways_on_are_named(tmp_path, offline):
     with pytest.raises(InputError) as caught:
         kitti.fetch(tmp_path)
     message = str(caught.value)
@@ -297,6 +302,6 @@ def test_photographs_that_are_no_pngs_are_told_with_the_way_on(tmp_path, capsys,
         assert '\n' not in str(caught.value)
 
 
-def test_other_numbers_of_classes_are_refused_before_anything_is_downloaded(tmp_path, no_network):
+def test_other_numbers_of_classes_are_refused_before_anything_is_downloaded(tmp_path, offline):
     with pytest.raises(InputError, match='--classes 3: KITTI Road has 2'):
         catalogue.load('kitti', tmp_path, 3)

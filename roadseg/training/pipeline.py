@@ -4,9 +4,9 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
+from tqdm import tqdm
 
 from roadseg.errors import InputError
 from roadseg.files import free_memory
@@ -49,10 +49,18 @@ def check(dataset, training, validation, batch_size):
     if not 1 <= batch_size <= len(training):
         raise InputError(f'--batch-size {batch_size} is not between 1 and the {len(training)} '
                          'photographs to train on')
-    with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
-        for check_one, paths in ((partial(read_pair, read_label=dataset.read_label), validation),
-                                 (check_image, dataset.tests)):
-            deque(pool.map(check_one, paths), maxlen=0)
+
+    def look_at(files):
+        if isinstance(files, tuple):
+            read_pair(files, dataset.read_label)
+        else:
+            check_image(files)
+
+    files, threads = [*training, *validation, *dataset.tests], processors()
+    # in threads, as Pillow lets go of the interpreter's lock
+    for _ in tqdm(prepared_ahead(look_at, files, threads, ahead=4 * threads),
+                  'checking photographs', len(files), leave=False, disable=None):
+        pass
 
 
 class Samples:

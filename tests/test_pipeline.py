@@ -1,0 +1,281 @@
+"""Batches: what they hold, that nothing but the seed decides it, and what they cost."""
+import threading
+import time
+import tracemalloc
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadseg.datasets.description import IGNORED
+from roadseg.errors import InputError
+from roadseg.images import read_image, resize_pair
+from roadseg.training import augment, pipeline
+from roadseg.training.pipeline import Samples, gen_batch_function, prepared_ahead, read_pair
+
+COUNT, SIZE, SHAPE = 7, (24, 40), (9, 14)
+
+
+def read_label(path):
+    """Class numbers of a grey PNG."""
+    return read_image(path)[..., 0]
+
+
+def write_pairs(folder, count=COUNT, size=SIZE):
+    """Photographs of noise and labels of three classes, partly ignored."""
+    rng, result = np.random.default_rng(0), []
+    for number in range(count):
+        image, label = folder / f'{number}.png', folder / f'{number}_label.png'
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(image)
+        Image.fromarray(rng.choice(np.uint8([0, 1, 2, IGNORED]), size)).save(label)
+        result.append((image, label))
+    return result
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp('pairs'))
+
+
+def batches_of(pairs, **options):
+    return gen_batch_function(pairs, read_label, SHAPE, **options)
+
+
+def content(batches):
+    return [[array.tobytes() for array in batch] for batch in batches]
+
+
+# Reading --------------------------------------------------------------------------------------
+
+def test_reading_keeps_size_and_pixels(pairs):
+    image, classes = read_pair(pairs[3], read_label)
+    np.testing.assert_array_equal(image, Image.open(pairs[3][0]))
+    np.testing.assert_array_equal(classes, Image.open(pairs[3][1]))
+
+
+def test_photograph_and_label_of_different_sizes_are_an_error_with_both(tmp_path):
+    for name, size in (('a.png', (5, 8, 3)), ('b.png', (6, 7))):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / name)
+    with pytest.raises(InputError, match='a.png has 5x8 pixels.*b.png has 6x7'):
+        read_pair((tmp_path / 'a.png', tmp_path / 'b.png'), read_label)
+
+
+def test_an_unreadable_photograph_is_reported_by_name(pairs, tmp_path):
+    (tmp_path / 'b.png').write_bytes(b'no')
+    get_batches_fn = batches_of([*pairs, (tmp_path / 'b.png', pairs[0][1])])
+    with pytest.raises(InputError, match='b.png'):
+        list(get_batches_fn(2))
+
+
+# Batches --------------------------------------------------------------------------------------
+
+def test_batches_have_the_documented_shapes_and_types(pairs):
+    batches = list(batches_of(pairs)(3))
+    assert [images.shape for images, _ in batches] == [(3, *SHAPE, 3), (3, *SHAPE, 3),
+                                                       (1, *SHAPE, 3)]
+    assert [classes.shape for _, classes in batches] == [(3, *SHAPE), (3, *SHAPE), (1, *SHAPE)]
+    assert {array.dtype for batch in batches for array in batch} == {np.dtype(np.uint8)}
+
+
+def test_augmentation_is_told_a_photograph_at_its_own_size(pairs):
+    """Without a change, batches are the photographs, resized."""
+    def plain(rng, image, classes, image_shape):
+        assert image.shape == (*SIZE, 3) and classes.shape == SIZE
+        return resize_pair(image, classes, image_shape)
+
+    expected = {resize_pair(*read_pair(pair, read_label), SHAPE)[0].tobytes() for pair in pairs}
+    (images, classes), = batches_of(pairs, augment=plain)(COUNT)
+    assert {image.tobytes() for image in images} == expected
+    assert set(np.unique(classes)) == {0, 1, 2, IGNORED}
+
+
+@pytest.mark.parametrize('options', [
+    {'threads': 2}, {'threads': 7}, {'cache_bytes': 0}, {'cache_bytes': 10_000},
+    {'threads': 3, 'cache_bytes': 5_000}])
+def test_batches_are_the_same_for_any_number_of_threads_and_any_cache(pairs, options):
+    changes = partial(augment.distort, scale=0.4, colour=0.4)
+    one = batches_of(pairs, augment=changes, threads=1, seed=3)
+    other = batches_of(pairs, augment=changes, seed=3, **options)
+    for _ in range(3):
+        assert content(one(2)) == content(other(2))
+
+
+def test_an_epoch_entered_in_its_middle_is_the_tail_of_the_whole(pairs):
+    changes = partial(augment.distort, scale=0.4, colour=0.4)
+    for first in range(5):
+        whole = batches_of(pairs, augment=changes, first_epoch=4)
+        entered = batches_of(pairs, augment=changes, first_epoch=4)
+        assert content(entered(2, first)) == content(whole(2))[first:]
+        assert content(entered(2)) == content(whole(2))     # and the next epoch is whole again
+
+
+def test_batches_entered_in_the_middle_prepare_nothing_of_what_came_before(pairs):
+    prepared = []
+
+    def noting(rng, image, classes, image_shape):
+        prepared.append(image)
+        return image, classes
+
+    assert len(list(batches_of(pairs, augment=noting, threads=1)(2, 3))) == 1
+    assert len(prepared) == 1
+
+
+def test_epochs_depend_on_seed_and_number_alone(pairs):
+    function = batches_of(pairs, seed=5)
+    first, second = content(function(2)), content(function(2))
+    assert first != second
+    assert content(batches_of(pairs, seed=5, first_epoch=1)(2)) == second
+    assert content(batches_of(pairs, seed=6)(2)) != first
+
+
+def test_each_photograph_draws_from_a_stream_of_its_own(pairs):
+    """And a new one in each epoch."""
+    drawn = []
+
+    def noting(rng, image, classes, image_shape):
+        drawn.append(rng.random())
+        return image, classes
+
+    function = batches_of(pairs, augment=noting)
+    for _ in range(2):
+        list(function(3))
+    assert len(set(drawn)) == 2 * COUNT
+
+
+@pytest.mark.parametrize('batch_size', [0, -1, COUNT + 1])
+def test_a_batch_size_that_does_not_fit_the_data_is_an_error(pairs, batch_size):
+    with pytest.raises(InputError, match=f'{batch_size} is not between 1 and the {COUNT}'):
+        list(batches_of(pairs)(batch_size))
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+def test_the_cache_keeps_what_fits_and_reads_the_rest_anew(pairs):
+    read = []
+
+    def noting(path):
+        read.append(path)
+        return read_label(path)
+
+    size = SIZE[0] * SIZE[1] * 4
+    samples = Samples(pairs, noting, 3 * size + size // 2)
+    for _ in range(2):
+        for index in range(COUNT):
+            np.testing.assert_array_equal(samples[index][1], read_label(pairs[index][1]))
+    assert len(samples) == COUNT
+    assert read == [label for _, label in pairs] + [label for _, label in pairs[3:]]
+
+
+@pytest.mark.parametrize('kept', [0, 10])
+def test_memory_stays_flat_where_the_cache_is_small(tmp_path, kept):
+    """Forty photographs of 40 kB: what is kept, and some more, but not all 1.6 MB."""
+    size, count = 100 * 100 * 4, 40
+    pairs = write_pairs(tmp_path, count, (100, 100))
+    function = batches_of(pairs, cache_bytes=kept * size, threads=2)
+
+    def peak():
+        tracemalloc.start()
+        for _ in range(2):
+            for _ in function(1):
+                pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    list(function(1))       # imports, and Pillow's own caches
+    before = kept * size    # already there, and not traced
+    assert before + peak() < (kept + 15) * size
+
+
+@pytest.mark.parametrize('gigabytes, expected', [(0.0, 0), (1.5, 1_500_000_000)])
+def test_cache_bytes(gigabytes, expected):
+    assert pipeline.cache_bytes(gigabytes) == expected
+
+
+def test_by_default_half_of_the_free_memory_is_for_the_cache():
+    assert 2 ** 20 < pipeline.cache_bytes(None) < 2 ** 45
+
+
+# Working ahead --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_prepared_ahead_keeps_the_order(threads):
+    def slow_at_first(number):
+        time.sleep(0.02 if number == 0 else 0)
+        return number * 10
+
+    assert list(prepared_ahead(slow_at_first, range(9), threads)) == list(range(0, 90, 10))
+    assert list(prepared_ahead(slow_at_first, [], threads)) == []
+
+
+def test_prepared_ahead_works_ahead_but_not_without_bound():
+    made = []
+    items = prepared_ahead(lambda number: made.append(number) or number, range(100), ahead=4)
+    assert next(items) == 0
+    deadline = time.monotonic() + 5
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1, 2, 3, 4]
+    items.close()
+    assert len(made) == 5
+
+
+def test_prepared_ahead_passes_errors_on_and_ends_its_threads():
+    before = threading.active_count()
+    items = prepared_ahead(lambda number: 1 // (3 - number), range(9), threads=3)
+    assert [next(items) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(items)
+    assert threading.active_count() == before
+
+
+def test_prepared_ahead_ends_its_threads_when_it_is_closed_early():
+    before = threading.active_count()
+    items = prepared_ahead(lambda number: number, range(100), threads=2)
+    next(items)
+    assert before < threading.active_count() <= before + 2
+    items.close()
+    assert threading.active_count() == before
+
+
+def test_prepared_ahead_prepares_in_several_threads_at_once():
+    meeting = threading.Barrier(3, timeout=10)
+    assert list(prepared_ahead(lambda number: meeting.wait() < 3, range(3), threads=3)) == [
+        True] * 3
+
+
+# What is checked before -----------------------------------------------------------------------
+
+def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_path):
+    (image, label), bad = pairs[0], tmp_path / 'bad.png'
+    bad.write_bytes(image.read_bytes()[:-500])
+
+    def check(training=pairs[:5], validation=pairs[5:], tests=(image,)):
+        pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
+                       validation, 5)
+
+    check()
+    for spoilt in ((bad, label), (image, bad)):
+        for options in ({'training': [*pairs[:5], spoilt]}, {'validation': [*pairs[5:], spoilt]}):
+            with pytest.raises(InputError, match='bad.png'):
+                check(**options)
+    with pytest.raises(InputError, match='bad.png'):
+        check(tests=(image, bad))
+    with pytest.raises(InputError, match='--batch-size 5 is not between 1 and the 4'):
+        check(training=pairs[:4])
+
+
+def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):
+    """It does not wait until thousands more have been decoded."""
+    read = []
+
+    def noting(path):
+        read.append(path)
+        return read_label(path)
+
+    with pytest.raises(InputError, match='nothing.png'):
+        pipeline.check(SimpleNamespace(read_label=noting, tests=[]),
+                       [(tmp_path / 'nothing.png', pairs[0][1])] + 200 * pairs, [], 1)
+    assert len(read) < 100
