@@ -347,7 +347,8 @@ class Toy:
                 outputs = tf.nn.relu(tf.nn.conv2d(outputs, kernel.astype(np.float32), 1, 'SAME'))
                 pool_inputs.append(outputs)
                 outputs = tf.nn.max_pool2d(outputs, 2, 2, 'SAME')
-            self.logits = segnet.layers(pool_inputs, 2, is_training)
+            self.logits = segnet.layers(pool_inputs, 2, is_training,
+                                        output_size=tf.shape(self.image)[1:3])
             tf.nn.softmax(self.logits, name='probability')
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(
                 labels=labels, logits=self.logits))
@@ -389,6 +390,7 @@ def test_the_logits_can_be_cut():
         inputs = [tf.ones([1, -(-21 // 2 ** stage), -(-34 // 2 ** stage), 2])
                   for stage in range(5)]
         logits = segnet.layers(inputs, 3, tf.constant(False), output_size=(20, 31))
+        assert logits.shape[-1] == 3
         sess.run(tf.global_variables_initializer())
         assert sess.run(logits).shape == (1, 20, 31, 3)
 
