@@ -23,6 +23,7 @@ from roadseg.datasets import catalogue
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
+from roadseg.tf_paths import literal
 from roadseg.training import (augment, averages, checkpoints, class_weights, device, pipeline,
                               preflight, signals)
 from roadseg.training.options import parse_args
@@ -50,9 +51,10 @@ def load_vgg(sess, vgg_path, image=None):
         InputError: the folder is no SavedModel, or lacks the tag or a tensor.
     """
     try:
-        tf.saved_model.loader.load(sess, ['vgg16'], str(vgg_path),
-                                   **({} if image is None else
-                                      {'input_map': {'image_input:0': image}}))
+        with literal(vgg_path) as folder:
+            tf.saved_model.loader.load(sess, ['vgg16'], str(folder),
+                                       **({} if image is None else
+                                          {'input_map': {'image_input:0': image}}))
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "

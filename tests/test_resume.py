@@ -1,5 +1,9 @@
-"""A run that is killed, stopped or robbed of a checkpoint goes on as if nothing had happened."""
+"""A run that is killed, stopped, robbed of a checkpoint or of its disk goes on as if nothing had been.
+
+Most runs are made in this process; those that are killed, in processes of their own.
+"""
 import csv
+import json
 import os
 import random
 import shutil
@@ -7,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,37 +19,38 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import main
-from helper import InputError
-from roadseg import checkpoints, synthetic, vgg16
-from roadseg.run_folder import Progress, read_options, write_log
+from conftest import save_tiny_vgg
+from roadseg.commands import run_command
+from roadseg.datasets import demo
+from roadseg.images import write_image
+from roadseg.training import checkpoints, recorder, tensorboard
+from roadseg.training.run_folder import read_log, read_options, write_log
 
 ROOT = Path(__file__).parents[1]
 COMPARED = ('epoch', 'step', 'loss', 'learning_rate', 'val_loss', 'val_maxf', 'val_iou')
+OPTIONS = ('--image-size', '32x96', '--epochs', '2', '--batch-size', '2', '--precision', 'float32',
+           '--learning-rate', '1e-3', '--seed', '3', '--warmup', '5')
+# An epoch has 11 steps: 21 photographs, 2 at a time.
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """A tiny data set and a tiny VGG16."""
     folder = tmp_path_factory.mktemp('data')
-    synthetic.write_kitti(folder, train=24, test=3, held_out=1, size=(47, 155))
-    vgg16.save(vgg16.random_weights(width_divisor=32, fc_width=16, fc_kernel=3),
-               vgg16.torch_input, folder / 'vgg')
+    demo.write_scenes(folder, train=24, test=3, held_out=1, size=(47, 155))
+    save_tiny_vgg(folder / 'vgg', fc_width=16)
     return folder
 
 
-def start(*arguments):
-    return subprocess.Popen([sys.executable, 'main.py', *map(str, arguments)], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'})
+def command(*arguments):
+    """Returns the exit code of `python main.py`, run in this process."""
+    return run_command(main.main, [str(argument) for argument in arguments])
 
 
-OPTIONS = ('--image-size', '32x96', '--epochs', '5', '--batch-size', '2', '--precision', 'float32',
-           '--learning-rate', '1e-3', '--seed', '3', '--warmup', '5')
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+def train(data, runs, *options):
+    """Trains; returns (exit code, run folder, None where there is none)."""
+    code = command('--data-dir', data, '--runs-dir', runs, *OPTIONS, *options)
+    return code, next(iter(Path(runs).glob('[!.]*')), None)
 
 
 def log_of(run):
@@ -52,155 +58,367 @@ def log_of(run):
         return [[float(row[column]) for column in COMPARED] for row in csv.DictReader(file)]
 
 
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'waited in vain'
-        time.sleep(0.005)
+def assert_like(run, whole, resume=True):
+    """Goes on with a run, which must end as the uninterrupted one did."""
+    if resume:
+        assert command('--resume', run) == 0
+    np.testing.assert_allclose(log_of(run), log_of(whole), rtol=1e-3)
+    assert checkpoints.best_step(run) == checkpoints.best_step(whole)
+    assert checkpoints.best_step(run) in map(checkpoints.step_of, checkpoints.saved(run))
+    assert checkpoints.saved(run)[-1].name == 'step-000022'
+    assert (run / 'evaluation.json').exists() and (run / 'index.html').exists()
+    assert len(list((run / 'overlays').glob('*.png'))) == 3
+    assert not [path for path in run.rglob('*') if path.suffix in ('.part', '.old')]
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it, to be spoilt."""
+    return shutil.copytree(whole, tmp_path / 'run')
+
+
+def without_last_epoch(run):
+    """What a run looks like that was killed before the end of its last epoch."""
+    shutil.rmtree(run / 'checkpoints/step-000022')
+    for name in ('overlays', 'validation', 'tensorboard'):
+        shutil.rmtree(run / name)
+    return run
+
+
+@contextmanager
+def small_disk(folder, size):
+    """Mounts a file system of a size such as '300k', or skips the test."""
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
+                             capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip('a small file system cannot be mounted here: ' + mounted.stderr.strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', folder], check=True)
+
+
+# Kills ----------------------------------------------------------------------------------------
+
+# `python main.py` that is killed when a function is called for the nth time.
+KILLED = """
+import os, signal, sys
+import main
+from roadseg.training import {module}
+original, calls = {module}.{name}, []
+def killed(*arguments, **options):
+    calls.append(arguments)
+    if len(calls) == {nth}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+{module}.{name} = killed
+main.main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def killed(data, runs, module, name, nth):
+    """Within it, a run goes on in another process; afterwards it was killed there."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', KILLED.format(module=module, name=name, nth=nth),
+         '--data-dir', data, '--runs-dir', runs, *OPTIONS],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    yield
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, output
+
+
+def interrupting(monkeypatch, module, name, nth, number):
+    """Sends a signal to this process when a function is called for the nth time."""
+    original, calls = getattr(module, name), []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == nth:
+            os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, interrupted)
 
 
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
     """An uninterrupted run."""
-    runs = tmp_path_factory.mktemp('whole')
-    code, output = finish(start('--data-dir', data, '--runs-dir', runs, *OPTIONS))
-    assert code == 0, output
-    return next(runs.iterdir())
+    code, run = train(data, tmp_path_factory.mktemp('whole'))
+    assert code == 0
+    return run
 
 
-def interrupted(data, runs, number):
-    """Starts a run, and sends it a signal at a random moment after its first epoch."""
-    process = start('--data-dir', data, '--runs-dir', runs, *OPTIONS)
-    wait_for(lambda: list(runs.glob('*/checkpoints/step-000011')) or process.poll() is not None)
-    time.sleep(random.random() * 0.4)
-    process.send_signal(number)
-    return next(runs.iterdir()), *finish(process)
+def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
+        data, tmp_path, capsys, monkeypatch, request):
+    # Killed while the checkpoint of the first epoch is written; the one of the start is left.
+    with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2), \
+            killed(data, tmp_path / 'none', 'run_folder', 'move_into_place', nth=1):
+        whole = request.getfixturevalue('whole')        # the processors have time for it
+    [run] = (tmp_path / 'runs').iterdir()
+    assert [path.name for path in (run / 'checkpoints').iterdir()] == [
+        'step-000000', 'step-000011.part'] or len(checkpoints.saved(run)) == 1
+    assert read_log(run) == []
+    # A kill before the folder has its name: there is no run.
+    assert [path.name[:5] for path in (tmp_path / 'none').iterdir()] == ['.run-']
+
+    # Within the second epoch.
+    with monkeypatch.context() as patch:
+        interrupting(patch, recorder.Recorder, 'after_step', 14, signal.SIGTERM)
+        assert command('--resume', run) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'stopped; saved {run}/checkpoints/step-000015; go on with python main.py --resume {run}')
+    assert [path.name for path in checkpoints.saved(run)] == ['step-000011', 'step-000015']
+    assert len(read_log(run)) == 1
+
+    # While the second epoch is saved: it is not scored any more, and not logged.
+    with monkeypatch.context() as patch:
+        interrupting(patch, tf.train.Saver, 'save', 1, signal.SIGINT)
+        assert command('--resume', run) == 130
+    assert len(read_log(run)) == 1
+    assert checkpoints.saved(run)[-1].name == 'step-000022'
+    assert_like(run, whole)
 
 
-def test_killed_and_resumed_run_ends_with_the_same_log(data, whole, tmp_path):
-    run, code, output = interrupted(data, tmp_path, signal.SIGKILL)
-    assert code == -signal.SIGKILL, output
-    code, output = finish(start('--resume', run))
-    assert code == 0, output
-    assert len(log_of(run)) == 5
-    np.testing.assert_allclose(log_of(run), log_of(whole), rtol=1e-3)
-    assert (run / 'index.html').exists() and len(list((run / 'overlays').glob('*.png'))) == 3
+def test_signal_before_the_training_leaves_no_run(data, tmp_path, monkeypatch):
+    interrupting(monkeypatch, main.preflight, 'report', 1, signal.SIGTERM)
+    assert train(data, tmp_path) == (130, None)
 
 
-def test_ctrl_c_saves_and_the_resumed_run_ends_with_the_same_log(data, whole, tmp_path):
-    run, code, output = interrupted(data, tmp_path, signal.SIGINT)
-    if code == 0:
-        pytest.skip('the run was over before the signal came')
-    assert code == 130 and f'--resume {run}' in output and 'Traceback' not in output
-    code, output = finish(start('--resume', run))
-    assert code == 0, output
-    np.testing.assert_allclose(log_of(run), log_of(whole), rtol=1e-3)
+def test_minutes_between_checkpoints_and_the_lock(data, tmp_path, monkeypatch):
+    """A clock that goes on by a quarter of an hour with every look at it."""
+    ticks, others, after_step = iter(range(0, 10**6, 900)), [], recorder.Recorder.after_step
+    try_lock = ('import sys; from roadseg.training.run_folder import locked\n'
+                'with locked(sys.argv[1]): pass')
+
+    def watched(self):
+        after_step(self)
+        if not others:
+            others.append(subprocess.run([sys.executable, '-c', try_lock, self.folder], cwd=ROOT,
+                                         capture_output=True, text=True, check=False))
+
+    monkeypatch.setattr(recorder.time, 'monotonic', lambda: next(ticks))
+    monkeypatch.setattr(recorder.Recorder, 'after_step', watched)
+    code, run = train(data, tmp_path, '--save-minutes', '10', '--max-steps', '4')
+    monkeypatch.undo()
+    assert code == 0 and 'is being trained by another process' in others[0].stderr
+    assert [path.name for path in checkpoints.saved(run)] == ['step-000003', 'step-000004']
 
 
-def test_epochs_that_were_logged_but_not_saved_are_run_again(data, whole, tmp_path):
-    run = shutil.copytree(whole, tmp_path / 'run')
-    shutil.rmtree(checkpoints.saved(run)[-1])
-    code, output = finish(start('--resume', run))
-    assert code == 0, output
-    np.testing.assert_allclose(log_of(run), log_of(whole), rtol=1e-3)
+@pytest.mark.slow
+def test_twenty_kills_at_random(data, whole, tmp_path):
+    """Each run is killed at random moments, until it ends; it ends like the uninterrupted one."""
+    kills, rng = 0, random.Random(1)
+    environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'}
+    while kills < 20:
+        runs = tmp_path / f'runs-{kills}'
+        arguments = ['--data-dir', data, '--runs-dir', runs, *OPTIONS, '--save-minutes', '0.01']
+        while True:
+            process = subprocess.Popen([sys.executable, 'main.py', *arguments], cwd=ROOT,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                       text=True, env=environment)
+            line = ''
+            while not line.startswith('run folder: ') and process.poll() is None:
+                line = process.stdout.readline()
+            time.sleep(rng.random() * 5)
+            process.kill()
+            output, _ = process.communicate()
+            found = list(runs.glob('[!.]*'))
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, output
+            kills += 1
+            if found:
+                arguments = ['--resume', found[0]]
+        assert_like(found[0], whole, resume=False)
 
 
-@pytest.mark.parametrize('damage', ['flip', 'truncate', 'remove'])
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_path, capsys, damage):
-    run = shutil.copytree(whole, tmp_path / 'run')
-    before, last = checkpoints.saved(run)[-2:]
-    file = last / 'model.data-00000-of-00001'
-    content = bytearray(file.read_bytes())
-    if damage == 'flip':
-        content[len(content) // 2] ^= 0xff
-        file.write_bytes(content)
-    elif damage == 'truncate':
-        file.write_bytes(content[:len(content) // 2])
-    else:
-        (last / 'model.index').unlink()
-    with tf.Graph().as_default(), tf.Session() as sess:
-        assert checkpoints.load(sess, run) == before
-    assert last.name in capsys.readouterr().err
+# Lost and damaged files -----------------------------------------------------------------------
+
+def test_epochs_that_were_logged_but_not_saved_are_run_again(copy, whole, data, tmp_path):
+    """In folders that were moved, with names that are patterns, and through a link.
+
+    The best of what is left is kept, not the best of a log that is ahead of the checkpoints.
+    """
+    rows = read_log(copy)
+    rows[-1]['val_maxf'] = '100'
+    write_log(copy, rows)
+    run = without_last_epoch(copy).rename(tmp_path / 'a[1]*?\\ \'"ü')
+    (tmp_path / 'link').symlink_to(run)
+    moved = shutil.copytree(data, tmp_path / 'data[2]')
+    assert command('--resume', tmp_path / 'link', '--data-dir', moved) == 0
+    assert_like(run, whole, resume=False)
 
 
-def test_no_whole_checkpoint_is_an_error(whole, tmp_path):
-    run = shutil.copytree(whole, tmp_path / 'run')
+@pytest.mark.slow
+def test_old_run_goes_on(copy, whole):
+    """A run of a version that knew neither the newer options nor checksums."""
+    run = without_last_epoch(copy)
+    made = json.loads((run / 'options.json').read_text())
+    options = {name: made['options'][name] for name in (
+        'demo', 'data_dir', 'runs_dir', 'split', 'image_size', 'epochs', 'batch_size',
+        'learning_rate', 'decoder_rate', 'score_channels', 'schedule', 'warmup', 'keep_prob',
+        'weight_decay', 'clip_norm', 'freeze_blocks', 'average_decay', 'flip', 'scale', 'colour',
+        'precision', 'seed', 'max_steps', 'own_data')}
+    (run / 'options.json').write_text(json.dumps(
+        {'options': options, 'data': {'training': 21, 'validation': 3, 'testing': 3}}))
+    (run / 'photographs.json').unlink()
     for path in checkpoints.saved(run):
-        (path / 'progress.json').write_text('{"epoch": 1')
-    with tf.Graph().as_default(), tf.Session() as sess:
-        with pytest.raises(InputError, match='no whole checkpoint'):
-            checkpoints.load(sess, run)
+        progress = json.loads((path / 'progress.json').read_text())
+        (path / 'progress.json').write_text(json.dumps(
+            {name: progress[name] for name in ('epoch', 'step', 'epoch_steps', 'epoch_loss',
+                                               'seconds')}))
+    assert_like(run, whole)
 
 
-def test_checkpoint_of_another_network_is_an_error(whole):
-    with tf.Graph().as_default(), tf.Session() as sess:
-        tf.get_variable('another', [3])
-        with pytest.raises(InputError, match='another network'):
-            checkpoints.restore(sess, tf.train.Saver(), whole)
+@pytest.mark.parametrize('spoil, message', [
+    (lambda run: (run / 'options.json').unlink(), 'options.json: no such file or folder'),
+    (lambda run: (run / 'options.json').write_text(
+        (run / 'options.json').read_text().replace('"epochs": 2', '"epochs": "many"')),
+     "options.json: epochs is 'many', which --epochs cannot be"),
+    (lambda run: (run / 'options.json').write_text('[' * 99_999), 'options.json is not JSON'),
+    (lambda run: (run / 'log.csv').write_text('epoch,step\n1,x\n'), "log.csv, line 2: step is 'x'"),
+    (lambda run: shutil.rmtree(run), 'run'),
+])
+def test_spoilt_run_is_one_line(copy, capsys, spoil, message):
+    spoil(copy)
+    assert command('--resume', copy) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ') and str(copy) in error and message in error
 
 
-def test_checkpoint_of_another_class_count_is_an_error(whole):
-    with tf.Graph().as_default(), tf.Session() as sess:
-        tf.get_variable('decoder/upsample32/kernel', [16, 16, 5, 32])
-        with pytest.raises(InputError, match=r'another network.*upsample32/kernel.* 2, .* 5, '):
-            checkpoints.restore(sess, tf.train.Saver(), whole)
-
-
-def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
-    scores = [50.0, 90.0, 60.0, 70.0, 80.0]
-    with tf.Graph().as_default(), tf.Session() as sess:
-        variable = tf.get_variable('variable', [2])
-        saver, rows = tf.train.Saver(), []
-        sess.run(variable.initializer)
-        for epoch, score in enumerate(scores, 1):
-            rows.append({'epoch': epoch, 'step': 10 * epoch, 'loss': 1.0, 'val_maxf': score})
-            write_log(tmp_path, rows)
-            checkpoints.save(sess, saver, tmp_path, Progress(epoch, 10 * epoch))
-    assert [path.name for path in checkpoints.saved(tmp_path)] == [
-        'step-000020', 'step-000040', 'step-000050']
-    assert checkpoints.best_step(tmp_path) == 20
-
-
-def test_full_disk_leaves_the_checkpoint_before(tmp_path):
-    disk = tmp_path / 'disk'
-    disk.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=300k', 'tmpfs', str(disk)],
-                             capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip('a small file system cannot be mounted here: '
-                    + mounted.stderr.decode().strip())
-    try:
-        with tf.Graph().as_default(), tf.Session() as sess:
-            variable = tf.get_variable('variable', [40000])     # 160 kB
-            saver = tf.train.Saver()
-            sess.run(variable.initializer)
-            first = checkpoints.save(sess, saver, disk, Progress(1, 10))
-            saved = sess.run(variable)
-            sess.run(variable.assign(variable * 2))
-            with pytest.raises(InputError, match='step-000010 is untouched'):
-                checkpoints.save(sess, saver, disk, Progress(2, 20))
-            assert list((disk / 'checkpoints').iterdir()) == [first]
-            assert checkpoints.restore(sess, saver, disk) == (first, Progress(1, 10))
-            np.testing.assert_array_equal(sess.run(variable), saved)
-    finally:
-        subprocess.run(['umount', str(disk)], check=True)
-
-
-def test_contradicting_options_are_named(whole):
-    with pytest.raises(InputError, match=r'--epochs is 7, was 5.*--image-size is \(64, 96\)'):
-        main.parse_args(['--resume', str(whole), '--epochs', '7', '--image-size', '64x96'])
+def test_contradicting_options_are_named(whole, capsys):
+    assert command('--resume', whole, '--epochs', '7') == 2
+    assert '--epochs is 7, was 2' in capsys.readouterr().err
 
 
 def test_agreeing_options_are_taken(whole):
-    options = main.parse_args(['--resume', str(whole), '--epochs', '5'])
+    options = main.parse_args(['--resume', str(whole), '--epochs', '2'])
     assert options.image_size == (32, 96) and options.resume == whole
     assert options.seed == read_options(whole)['seed'] == 3
 
 
-@pytest.mark.parametrize('files', [[], ['options.json']])
-def test_folder_that_is_no_run(tmp_path, capsys, whole, files):
-    for name in files:
-        shutil.copy(whole / name, tmp_path)
-    assert main.main(['--resume', str(tmp_path)]) == 2
+# Other data, other encoder, other processes ---------------------------------------------------
+
+def test_run_goes_on_with_its_own_photographs_only(whole, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / 'data')
+    for kind in ('image_2/um', 'gt_image_2/um_road'):
+        (other / f'data_road/training/{kind}_000074.png').unlink()
+    assert command('--resume', whole, '--data-dir', other) == 2
+    assert ('training: 1 of 21 missing, the first being data_road/training/image_2/um_000074.png'
+            in capsys.readouterr().err)
+
+
+def test_run_goes_on_with_its_own_encoder_only(whole, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / 'data')
+    shutil.rmtree(other / 'vgg')
+    save_tiny_vgg(other / 'vgg', fc_width=17)
+    assert command('--resume', whole, '--data-dir', other) == 2
+    assert f'from another encoder: {other}/vgg has the checksum' in capsys.readouterr().err
+
+
+def test_second_process_on_a_run_is_refused(whole, capsys):
+    code = ('import sys; from roadseg.training.run_folder import locked\n'
+            'with locked(sys.argv[1]): print(flush=True); input()')
+    with subprocess.Popen([sys.executable, '-c', code, whole], cwd=ROOT, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert command('--resume', whole) == 2
+        process.kill()
+    assert capsys.readouterr().err == (f'error: {whole} is being trained by another process; wait '
+                                       'until it has ended, or stop it\n')
+    assert len(checkpoints.saved(whole)) >= 2
+
+
+# What goes wrong on the way -------------------------------------------------------------------
+
+def test_held_out_photographs_without_road_cost_nothing(data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / 'data')
+    for path in (other / 'data_road/training/gt_image_2').glob('*.png'):
+        if path.stem.split('_')[-1] in ('000079', '000080', '000082'):
+            write_image(path, np.full((47, 155, 3), (255, 0, 0), np.uint8))
+    code, run = train(other, tmp_path / 'runs', '--max-steps', '2')
+    assert code == 0, capsys.readouterr().err
+    [row] = read_log(run)
+    assert row['val_maxf'] == row['val_iou'] == '' and float(row['val_loss']) > 0
+    assert 'MaxF -, ' in capsys.readouterr().out
+    assert [path.name for path in checkpoints.saved(run)] == ['step-000000', 'step-000002']
+
+
+def test_diverged_training_keeps_the_last_good_checkpoint(data, tmp_path, capsys):
+    code, run = train(data, tmp_path, '--learning-rate', '10', '--clip-norm', '1e6', '--warmup',
+                      '0', '--decoder-rate', '1000', '--average-decay', '0')
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith('error: ') and str(tmp_path) in error
+    [last] = checkpoints.saved(run)[-1:]
+    assert code == 2 and error.startswith('error: ') and 'try a lower --learning-rate' in error
+    assert error.endswith(f'; the last checkpoint is {last}')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        assert checkpoints.load(sess, run) == last
+        assert all(np.isfinite(value).all() for value in sess.run(tf.global_variables()))
+
+
+@pytest.mark.slow
+def test_full_disk_while_training(data, whole, tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', '5m') as disk:
+        code, run = train(data, disk)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert code == 2 and error.startswith('error: cannot write ') and (
+            'no space left on the disk' in error)
+        assert error.endswith(f'; the last checkpoint is {checkpoints.saved(run)[-1]}')
+        subprocess.run(['mount', '-o', 'remount,size=60m', disk], check=True)
+        assert_like(run, whole)
+
+
+def test_disk_that_is_full_at_the_start(data, tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', '600k') as disk:
+        code, run = train(data, disk)
+        assert code == 2 and not list(disk.iterdir())
+        assert 'no space left on the disk' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_events_that_cannot_be_written_cost_a_warning(copy, whole, tmp_path, capsys):
+    run = without_last_epoch(copy)
+    with small_disk(tmp_path / 'disk', '1m') as disk:
+        (run / 'tensorboard').symlink_to(disk)
+        with open(disk / 'filler', 'wb') as file:       # room for the graph, not for a panel
+            file.write(bytes(8192))
+        assert_like(run, whole)
+    (run / 'tensorboard').unlink()
+    error = capsys.readouterr().err
+    assert error.count('no more events for TensorBoard') == 1 and 'no space left' in error
+    assert 'Traceback' not in error
+
+
+def test_folder_that_is_read_only(whole, tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', '60m') as disk:
+        run = shutil.copytree(whole, disk / 'run')
+        subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)
+        assert command('--resume', run) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f'error: cannot write {run}/.lock: read-only file system; make its folder writable, '
+            'or write elsewhere')
+
+
+# TensorBoard ----------------------------------------------------------------------------------
+
+def test_events_are_as_tensorboard_reads_them(whole):
+    [path] = (whole / 'tensorboard').iterdir()
+    events = list(tf.train.summary_iterator(str(path)))
+    assert events[0].file_version == 'brain.Event:2'
+    graph = tf.GraphDef.FromString(events[1].graph_def)
+    assert 'global_step' in {node.name for node in graph.node}
+    scalars = {(value.tag, event.step): value.simple_value for event in events
+               for value in event.summary.value if value.HasField('simple_value')}
+    for row in read_log(whole):
+        assert np.isclose(scalars['val_maxf', int(row['step'])], float(row['val_maxf']))
+    assert {event.step for event in events for value in event.summary.value
+            if value.HasField('image')} == {11, 22}
+
+
+def test_events_of_a_resumed_run_replace_those_after_its_checkpoint(tmp_path):
+    file = tensorboard.EventFile(tmp_path, tf.Graph(), 22)
+    file.flush()
+    [path] = tmp_path.iterdir()
+    start = list(tf.train.summary_iterator(str(path)))[-1]
+    assert start.step == 23 and start.session_log.status == tf.SessionLog.START

@@ -165,10 +165,11 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
 
     Raises:
         InputError: the classes, the photographs to train on or those held out, or the encoder
-            are others.
+            are others; or a file of the run is damaged.
     """
     if run is None:
         return
+    read_log(run)       # so that damage is found now, and not after the first epoch
     made, now = read_run(run), photograph_names(data_dir, training, validation)
     classes = made['data'].get('classes', list(dataset.classes))
     if classes != list(dataset.classes):
