@@ -1,35 +1,29 @@
-"""Report of a training run: a page of scores, curve and pictures, to be opened in a browser.
+"""The page of a training run: scores, curves and pictures, to be opened in a browser.
 
-    python -m roadseg.report runs/2025-01-31-120000
-
-Training writes the page at its end; the command writes it anew. The page is `index.html` in the run
-folder. It refers to the pictures beside it and to nothing else, so the folder can be moved, zipped
-or put on any web server.
+The page is `index.html` in the run folder. It holds its style and script, `page.css` and `page.js`
+beside this module, refers to the pictures beside it and to nothing else, so the folder can be
+moved, zipped or put on any web server.
 """
-import argparse
-import csv
-import io
 import json
 import math
-import sys
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-from PIL import Image
+import numpy as np
+from matplotlib import colormaps
 
-from roadseg.errors import InputError
-from roadseg.files import read_json, write_whole
+from roadseg.files import write_whole
+from roadseg.scoring import contents, figures
+from roadseg.scoring.score import FOUND, MISSED, WRONG
+from roadseg.training.run_folder import column
 
 PICTURES = ('input', 'truth', 'probability', 'overlay')  # validation/NAME_input.jpg ...
-FRAME_COLUMNS = ('IoU', 'MaxF', 'FPR', 'FNR')
-TEST_OVERLAYS = 12                                       # shown on the page; a link has the rest
-NOTHING = '–'                                            # a number that is missing or NaN
-COLUMNS = ('MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU')   # of runs that name none
-CATEGORIES, POOLED = ('um', 'umm', 'uu'), 'URBAN'
+TEST_OVERLAYS, PSEUDO_LABELS = 12, 6                    # shown on the page; a link has the rest
+NOTHING = '–'                                           # a number that is missing or NaN
+MODELS = {'fcn8s': 'FCN-8s', 'segnet': 'SegNet'}
 VIEWS = {'bev': "bird's-eye view", 'perspective': 'perspective view'}
+THRESHOLDS = 256                                        # of an 8-bit confidence
 
 MEANINGS = {
     'MaxF': ('↑', 'Largest F-measure (harmonic mean of precision and recall) over all thresholds '
@@ -46,165 +40,38 @@ MEANINGS = {
                  'missed. Lower is better, 0 is perfect.'),
     'IoU': ('↑', 'Intersection over union of predicted and true road at probability 0.5. '
                  'Higher is better, 100 is perfect.'),
+    'F1': ('↑', 'F-measure (harmonic mean of precision and recall) at probability 0.5. '
+                'Higher is better, 100 is perfect.'),
+    'mIoU': ('↑', 'Mean over the classes of intersection over union, pixels pooled over all '
+                  'photographs. Higher is better, 100 is perfect.'),
+    'accuracy': ('↑', 'Global accuracy: share of the pixels that have their true class. Higher is '
+                      'better, 100 is perfect.'),
+    'class accuracy': ('↑', 'Mean over the classes of the share of their pixels that are found. '
+                            'Higher is better, 100 is perfect.'),
+    'road IoU': ('↑', 'Intersection over union of predicted and true road. Higher is better, 100 '
+                      'is perfect.'),
 }
-ROWS = {
-    'um': 'urban, two-way road with lane markings',
-    'umm': 'urban, multi-lane road with lane markings',
-    'uu': 'urban, road without lane markings',
-    POOLED: 'all three categories, pixels pooled',
+OF_CLASS = {
+    'IoU': ('↑', 'Intersection over union of the class. Higher is better, 100 is perfect.'),
+    'found': ('↑', "Recall: share of the class's pixels that are found. Higher is better, 100 is "
+                   'perfect.'),
+    'right': ('↑', 'Precision: share of the pixels taken as this class that are of it. Higher is '
+                   'better, 100 is perfect.'),
+    'pixels': ('', 'Share of the evaluated pixels that are of this class.'),
 }
-
-STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --text: #1c2024; --soft: #5d666f; --line: #dfe3e8;
-  --panel: #f6f7f9; --accent: #0b64c0; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #14171a; --text: #e4e7ea; --soft: #9aa4ae; --line: #31373d; --panel: #1d2125;
-    --accent: #6db3ff; }
-  .curve img { filter: invert(.91) hue-rotate(180deg); }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem clamp(.9rem, 2.5vw, 2.5rem) 3rem; max-width: 110rem;
-  background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif;
-  overflow-wrap: anywhere; }
-h1 { margin: 0; font-size: 1.7rem; line-height: 1.25; }
-h2 { margin: 2.6rem 0 .6rem; font-size: 1.25rem; }
-h3 { margin: .6rem 0 0; font-size: 1rem; }
-.head h3 { margin: 0; }
-p { margin: .4rem 0; max-width: 48rem; }
-a { color: var(--accent); }
-.summary { max-width: none; font-size: 1.05rem; }
-.soft, figcaption, dt, summary { color: var(--soft); }
-.scroll { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-.tables { display: flex; flex-wrap: wrap; gap: .4rem 4rem; }
-.tables figure { max-width: 100%; }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: .2rem; position: sticky; left: 0;
-  background: var(--ground); }
-thead th { color: var(--soft); font-weight: 600; }
-th[title] { cursor: help; }
-tbody th { font-weight: 500; }
-tr.pooled > * { font-weight: 700; border-top: 2px solid var(--soft); }
-.options td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.options table { width: 100%; max-width: 48rem; margin: .2rem 0 1rem; }
-.options th { color: var(--soft); width: 12rem; white-space: normal; vertical-align: top; }
-details { margin: .6rem 0; }
-summary { cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; max-width: 52rem; }
-dt { font-weight: 600; }
-dd { margin: 0; }
-img { display: block; width: 100%; height: auto; background: var(--panel); }
-.curve img { max-width: 62rem; min-width: 40rem; }
-.frames { list-style: none; margin: 0; padding: 0; }
-.frame { padding: .8rem 0; border-top: 1px solid var(--line); }
-.head { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; align-items: baseline; }
-.head a { color: inherit; text-decoration: none; }
-.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.number span { color: var(--soft); font-size: .85rem; }
-.pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .6rem;
-  margin-top: .4rem; }
-.tests { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-figure { margin: 0; }
-figcaption { font-size: .85rem; }
-.none { display: grid; place-items: center; aspect-ratio: 3.3; color: var(--soft);
-  border: 1px dashed var(--line); font-size: .85rem; }
-.controls { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .6rem 0 1rem; }
-.controls[hidden] { display: none; }
-button, select { font: inherit; color: inherit; background: var(--panel); cursor: pointer;
-  border: 1px solid var(--line); border-radius: .4rem; padding: .25rem .8rem; min-height: 2.3rem; }
-button[aria-pressed=true] { background: var(--accent); border-color: var(--accent);
-  color: var(--ground); }
-dialog { width: 100vw; max-width: 100vw; height: 100dvh; max-height: 100dvh; padding: .6rem;
-  border: 0; background: #0c0e10; color: #e4e7ea; }
-dialog[open] { display: flex; flex-direction: column; gap: .6rem; }
-dialog img { flex: 1; min-height: 0; object-fit: contain; background: none; }
-dialog .controls { margin: 0; justify-content: center; }
-dialog .controls span { flex-basis: 100%; text-align: center; }
-dialog button { color: inherit; background: #23282d; border-color: #3a4148; }
-@media (max-width: 60rem) { .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
-@media (max-width: 32rem) { .pictures { grid-template-columns: minmax(0, 1fr); }
-  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
-  .options th { width: 9rem; } th, td { padding: .3rem .5rem; } }
-"""
-
-# Everything is on the page without it; it adds choosing, sorting and a large view.
-SCRIPT = """
-(function () {
-  var list = document.querySelector('.frames');
-  var controls = document.querySelector('.controls');
-  if (list && controls) {
-    var frames = Array.from(list.children);
-    var buttons = controls.querySelectorAll('button');
-    controls.hidden = false;
-    buttons.forEach(function (button) {
-      button.onclick = function () {
-        buttons.forEach(function (b) { b.setAttribute('aria-pressed', b === button); });
-        frames.forEach(function (frame) {
-          var wanted = button.dataset.category;
-          frame.hidden = Boolean(wanted) && frame.dataset.category !== wanted;
-        });
-      };
-    });
-    controls.querySelector('select').onchange = function () {
-      var key = this.value.split(' ')[0], sign = this.value.split(' ')[1] === 'up' ? 1 : -1;
-      frames.slice().sort(function (a, b) {
-        if (key === 'name') return a.dataset.name < b.dataset.name ? -1 : 1;
-        var x = parseFloat(a.dataset[key]), y = parseFloat(b.dataset[key]);
-        if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
-        return sign * (x - y);
-      }).forEach(function (frame) { list.appendChild(frame); });
-    };
-  }
-
-  var box = document.createElement('dialog'), current;
-  if (!box.showModal) return;
-  box.innerHTML = '<img alt=""><div class="controls"><span></span>' +
-    '<button aria-label="previous picture">\\u2190</button><button>close</button>' +
-    '<button aria-label="next picture">\\u2192</button></div>';
-  document.body.appendChild(box);
-  function show(link) {
-    var picture = link.querySelector('img');
-    current = link;
-    box.querySelector('img').src = link.href;
-    box.querySelector('img').alt = picture.alt;
-    box.querySelector('span').textContent = picture.alt;
-    if (!box.open) box.showModal();
-  }
-  function step(by) {
-    var links = Array.from(document.querySelectorAll('a.zoom')).filter(function (link) {
-      return link.offsetParent;
-    });
-    show(links[(links.indexOf(current) + by + links.length) % links.length]);
-  }
-  document.addEventListener('click', function (event) {
-    var link = event.target.closest('a.zoom');
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    show(link);
-  });
-  box.addEventListener('keydown', function (event) {
-    if (event.key === 'ArrowLeft') step(-1);
-    if (event.key === 'ArrowRight') step(1);
-  });
-  var keys = box.querySelectorAll('button');
-  keys[0].onclick = function () { step(-1); };
-  keys[1].onclick = box.querySelector('img').onclick = function () { box.close(); };
-  keys[2].onclick = function () { step(1); };
-})();
-"""
+NAMES = {column(name): name for name in MEANINGS}       # val_maxf -> MaxF
 
 
 def write_page(run_dir):
-    """Writes the page of a run, `index.html`, and its curve, `loss.png`, into the run's folder.
+    """Writes the page of a run, `index.html`, and its figures into the run's folder.
 
-    What the folder lacks beyond `options.json` and `log.csv`, the page leaves out. In `log.csv`,
-    `seconds` counts from the start of the run, so that the last row has the training time.
+    What the folder lacks beyond `options.json`, the page leaves out. In `log.csv`, `seconds`
+    counts from the start of the run, so that the last row has the training time.
 
     Args:
-        run_dir: folder of a run, holding `options.json`, `log.csv` and, where there are any,
-            `evaluation.json`, `validation/NAME_{input,truth,probability,overlay}.jpg` and
-            `overlays/*.png`.
+        run_dir: folder of a run, holding `options.json` and, where there are any, `log.csv`,
+            `evaluation.json`, `validation/NAME_{input,truth,probability,overlay}.jpg`,
+            `overlays/*.png` and `pseudo_labels/*.png`.
 
     Returns:
         Path of the page.
@@ -212,379 +79,488 @@ def write_page(run_dir):
     Raises:
         InputError: a file is missing, or is not what it should be, or cannot be written.
     """
-    run_dir = Path(run_dir)
-    options = read_json(run_dir / 'options.json')
-    rows = _read_log(run_dir / 'log.csv')
-    evaluation = _read_evaluation(run_dir / 'evaluation.json')
-    if rows:
-        write_curve(rows, run_dir / 'loss.png')
-
-    name = run_dir.resolve().name
-    files = [file for file in ('options.json', 'log.csv', 'evaluation.json')
-             if (run_dir / file).exists()]
-    frames = _frames_section(evaluation.get('frames', []), _pictures(run_dir / 'validation'))
+    run = contents.read(run_dir)
+    frames = _frames_section(run, contents.pictures(run.folder / 'validation'))
     sections = [
-        f'<h1>{escape(name)}</h1>',
-        f'<p class="summary">{escape(_summary(options, rows, evaluation))}</p>',
-        _scores_section(evaluation),
-        _curve_section(rows, run_dir / 'loss.png'),
+        f'<h1>{escape(title(run))}</h1>',
+        f'<p class="summary">{escape(_summary(run))}</p>',
+        _scores_section(run),
+        _curves_section(run),
         frames,
-        _overlays_section(_pictures(run_dir / 'overlays')),
-        _options_section(options),
-        _notes_section(files, with_frames=bool(frames)),
+        _overlays_section(run, contents.pictures(run.folder / 'overlays')),
+        _pseudo_labels_section(run, contents.pictures(run.folder / 'pseudo_labels')),
+        _options_section(run.options),
+        _notes_section(run, with_frames=bool(frames)),
     ]
-    page = '\n'.join([
-        '<!DOCTYPE html>', '<html lang="en">', '<head>', '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<link rel="icon" href="data:,">',  # or the browser asks the server for one
-        f'<title>{escape(name)}</title>', f'<style>{STYLE}</style>', '</head>', '<body>',
-        *filter(None, sections), f'<script>{SCRIPT}</script>', '</body>', '</html>', ''])
-    # a lone surrogate, from JSON or an odd file name, is no valid UTF-8
-    write_whole(run_dir / 'index.html', page.encode('utf-8', 'replace'))
-    return run_dir / 'index.html'
+    write_document(run.folder / 'index.html', title(run), sections)
+    return run.folder / 'index.html'
 
 
-def write_curve(log_rows, path):
-    """Draws loss (left) and validation MaxF and IoU (right) over the epochs, as a PNG.
+def write_document(path, heading, sections):
+    """Writes an HTML file with the style and the script of all pages in it.
 
     Args:
-        log_rows: list of dicts with keys as in `log.csv`, at least 'epoch'; values are numbers or
-            their text. What is missing, empty or NaN is not drawn. Without any validation score
-            there is no right panel.
-        path: the PNG.
+        path: of the file.
+        heading: text, its title.
+        sections: list of HTML; '' is left out.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: it cannot be written.
     """
-    epochs = [_number(row['epoch']) for row in log_rows]
-    curves = {key: [_number(row.get(key)) for row in log_rows]
-              for key in ('loss', 'val_loss', 'val_maxf', 'val_iou')}
-    best = max(((score, -epoch) for score, epoch in zip(curves['val_maxf'], epochs)
-                if math.isfinite(score)), default=None)  # the earliest of equal ones
-    maxf = f'MaxF, best {best[0]:.2f} in epoch {-best[1]:g}' if best else ''
-    panels = [(('loss', 'training', 'tab:blue'), ('val_loss', 'validation', 'tab:orange'))]
-    if any(map(math.isfinite, curves['val_maxf'] + curves['val_iou'])):
-        panels.append((('val_maxf', maxf, 'tab:green'), ('val_iou', 'IoU', 'tab:purple')))
-
-    figure = Figure(figsize=(5 * len(panels), 3.6), dpi=150, layout='constrained')
-    for axes, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        drawn = [line for line in lines if any(map(math.isfinite, curves[line[0]]))]
-        for key, label, colour in drawn:
-            axes.plot(epochs, curves[key], color=colour, label=label, linewidth=1.8,
-                      marker='o' if len(epochs) <= 40 else None, markersize=4)
-        if len(epochs) == 1:
-            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel('epoch')
-        axes.grid(which='both', color='0.9', linewidth=0.7)
-        axes.spines[['top', 'right']].set_visible(False)
-        if drawn:
-            axes.legend(frameon=False)
-    left, *right = figure.axes
-    values = [value for key in ('loss', 'val_loss') for value in curves[key]
-              if math.isfinite(value)]
-    left.set_title('Loss')
-    left.set_ylabel('loss (no unit)')
-    if values and min(values) > 0 and max(values) > 5 * min(values):
-        left.set_yscale('log')
-        left.set_ylabel('loss (no unit, log scale)')
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.yaxis.set_minor_locator(NullLocator())
-        left.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
-    for axes in right:
-        axes.set_title('Validation scores')
-        axes.set_ylabel('per cent')
-
-    png = io.BytesIO()
-    figure.savefig(png, format='png')
-    write_whole(path, png.getvalue())
+    beside = Path(__file__)
+    document = '\n'.join([
+        '<!DOCTYPE html>', '<html lang="en">', '<head>', '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<link rel="icon" href="data:,">',      # or the browser asks the server for one
+        f'<title>{escape(heading)}</title>',
+        f"<style>{beside.with_suffix('.css').read_text(encoding='utf-8')}</style>",
+        '</head>', '<body>', *filter(None, sections),
+        f"<script>{beside.with_suffix('.js').read_text(encoding='utf-8')}</script>",
+        '</body>', '</html>', ''])
+    # a lone surrogate, from JSON or an odd file name, is no valid UTF-8
+    write_whole(path, document.encode('utf-8', 'replace'))
 
 
-def main(argv=None):
-    """The command: returns the exit code, 2 for a folder that is not a run's."""
-    parser = argparse.ArgumentParser(
-        prog='python -m roadseg.report', description='Writes the page and the curve of a run anew.')
-    parser.add_argument('run', metavar='RUN', help='folder of the run, such as runs/<date-time>')
-    try:
-        print(write_page(parser.parse_args(argv).run))
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+def title(run):
+    """What was trained, and how good it became at best.
+
+    Args:
+        run: `contents.Run`.
+
+    Returns:
+        str, such as 'FCN-8s on KITTI Road, val3: MaxF 96.40 % at best'.
+    """
+    score = f': {measure(run.data["best"])} {run.best[1]:.2f} % at best' if run.best else ''
+    return f'{model(run)} on {on(run)}{score}'
 
 
-# --- reading
-
-def _read_log(path):
-    """The rows of log.csv as dicts {column: float, NaN where empty}; at least one row."""
-    rows = []
-    if not path.exists():
-        return rows
-    try:
-        with open(path, newline='', encoding='utf-8') as file:
-            reader = csv.DictReader(file)
-            lacking = {'epoch', 'loss'} - set(reader.fieldnames or ())
-            if lacking:
-                raise InputError(f"{path}: the first line lacks {', '.join(sorted(lacking))}; "
-                                 "expected names of columns, epoch,step,loss,...")
-            for row in reader:
-                row.pop(None, None)  # cells beyond the header
-                try:
-                    rows.append({key: _number(value) for key, value in row.items()})
-                    if not math.isfinite(rows[-1]['epoch']):
-                        raise ValueError('no epoch')
-                except ValueError as error:
-                    raise InputError(f"{path}, line {reader.line_num}: expected numbers: "
-                                     f"{error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); expected the folder of a run, "
-                         "as training writes it into runs/") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text: {error}") from error
-    return rows
+def model(run):
+    """The model of a `contents.Run`, such as 'FCN-8s' or 'SegNet, encoder resnet50'."""
+    name, encoder = run.chosen.get('model', 'fcn8s'), run.chosen.get('encoder')
+    name = MODELS.get(name, name) if isinstance(name, str) else 'a network'
+    return f'{name}, encoder {Path(encoder).name},' if isinstance(encoder, str) else name
 
 
-def _read_evaluation(path):
-    """evaluation.json, checked as far as the page leans on it; {} where there is none."""
-    if not path.exists():
-        return {}
-    evaluation = read_json(path)
-    for section in (evaluation, evaluation.get('bev') or {}):
-        scores = section.get('scores', {}) if isinstance(section, dict) else None
-        if not (isinstance(scores, dict)
-                and all(isinstance(row, dict) for row in scores.values())):
-            raise InputError(f'{path}: "scores" should be {{"um": {{"MaxF": 95.2, ...}}, ...}}; '
-                             "evaluate the run again")
-    frames = evaluation.get('frames', [])
-    if not (isinstance(frames, list)
-            and all(isinstance(frame, dict) and 'name' in frame for frame in frames)):
-        raise InputError(f'{path}: "frames" should be [{{"name": "um_000079", ...}}, ...]; '
-                         "evaluate the run again")
-    return evaluation
+def on(run):
+    """Data set and split of a `contents.Run`, such as 'KITTI Road, val3'."""
+    split = 'nothing held out' if run.split == 'none' else run.split
+    return ', '.join(filter(None, (run.data['title'], split)))
 
 
-def _pictures(folder):
-    """The pictures in a folder that open: dict {file name: (path, width, height)}, by name."""
-    found = {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix in ('.jpg', '.png'):
-                try:
-                    with Image.open(path) as image:
-                        found[path.name] = (path, *image.size)
-                except OSError:
-                    pass  # shown as missing; one bad picture should not cost the page
-    return found
+def measure(name):
+    """Name of the measure in a column of the log: 'val_maxf' -> 'MaxF'."""
+    return NAMES.get(name, name.removeprefix('val_').replace('_', ' '))
 
 
-def _number(value):
-    """float of a number or its text; NaN for None and ''."""
-    return float('nan') if value is None or value == '' else float(value)
+def shown(value, form='.2f'):
+    """A number as text, or a dash if it is missing, no number, or not finite."""
+    return format(value, form) if contents.is_number(value) else NOTHING
 
 
-# --- sections of the page, as HTML; '' where there is nothing to show
+def epochs_done(run):
+    """Text such as '10' or '3 of 10'."""
+    planned, done = run.chosen.get('epochs'), run.log[-1]['epoch'] if run.log else 0
+    return f'{done:g}' if planned in (None, done) else f'{done:g} of {planned}'
 
-def _summary(options, rows, evaluation):
+
+def duration(seconds):
+    """Text such as '48 s', '13 min' or '2 h 05 min'; a dash for NaN."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+def _summary(run):
     """One line of text on the run and how good it became."""
-    chosen = options.get('options')
-    chosen = chosen if isinstance(chosen, dict) else {}
-    size, planned = chosen.get('image_size'), chosen.get('epochs')
-    last = rows[-1] if rows else {'epoch': 0}
-    done = last['epoch']
-    epochs = f'{done:g}' if planned in (None, done) else f'{done:g} of {planned}'
-    seconds = last.get('seconds', math.nan)
-    parts = []
+    size, counts = run.chosen.get('image_size'), run.data
+    epochs, last = epochs_done(run), run.log[-1] if run.log else {}
+    parts = [f'run {run.folder.resolve().name}']
     if isinstance(size, list):
         parts.append(f"input {' × '.join(map(str, size))} pixels (height × width)")
+    if contents.is_number(counts.get('training')):
+        parts.append(f"{counts['training']} photographs trained on, "
+                     f"{shown(counts.get('validation'), '.0f')} held out")
     parts.append(f"{epochs} epoch{'' if epochs == '1' else 's'}")
-    if options.get('device'):
-        parts.append(str(options['device']))
-    if math.isfinite(seconds):
-        parts.append(f'trained in {_duration(seconds)}')
-    pooled = evaluation.get('scores', {}).get(POOLED)
+    if run.options.get('device'):
+        parts.append(str(run.options['device']))
+    if math.isfinite(last.get('seconds', math.nan)):
+        parts.append(f"trained in {duration(last['seconds'])}")
+    evaluation = run.evaluation
+    pooled = evaluation.get('scores', {}).get(evaluation.get('pooled'))
     if pooled is not None:
-        parts.append(f"{POOLED} MaxF {_shown(pooled.get('MaxF'))} %, "
-                     f"IoU {_shown(pooled.get('IoU'))} % {_circumstances(evaluation, ', ')}")
-    elif math.isfinite(last.get('val_maxf', math.nan)):
-        parts.append(f"validation MaxF {_shown(last['val_maxf'])} %, "
-                     f"IoU {_shown(last.get('val_iou'))} % after the last epoch")
+        of = '' if evaluation['pooled'] == 'all' else f"{evaluation['pooled']} "
+        parts.append(f"{of}{_named_scores(pooled, evaluation['best'])} "
+                     f"{_circumstances(run, ', ')}")
+    elif math.isfinite(last.get(run.data['best'], math.nan)):
+        of_last = {measure(key): value for key, value in last.items() if key.startswith('val_')}
+        parts.append(f"validation {_named_scores(of_last, measure(run.data['best']))} after the "
+                     'last epoch')
     return ' · '.join(parts)
 
 
-def _circumstances(evaluation, separator):
+def _named_scores(scores, best):
+    """'MaxF 94.50 %, IoU 90.75 %': the measure that counts, and IoU of the road."""
+    names = [best] + [name for name in ('road IoU', 'IoU') if name in scores and name != best]
+    return ', '.join(f'{name} {shown(scores.get(name))} %' for name in names[:2])
+
+
+def _circumstances(run, separator):
     """Where scores come from: text such as 'on val3, perspective view, step-002892'."""
-    view, scales = evaluation.get('view'), evaluation.get('test_scale')
-    parts = [f"on {evaluation['split']}" if evaluation.get('split') else '',
-             VIEWS.get(view, str(view)) if view else '',
-             f"checkpoint {evaluation['checkpoint']}" if evaluation.get('checkpoint') else '',
-             f"seen at {' and '.join(f'{scale:g}' for scale in scales)} times the training's size"
-             if isinstance(scales, list) and scales != [1] else '',
+    evaluation = run.evaluation
+    view, scales = evaluation.get('view'), evaluation['test_scale']
+    split, checkpoint = run.named_split(evaluation.get('split')), evaluation.get('checkpoint')
+    scales = [f'{scale:g}' for scale in scales if contents.is_number(scale)] if isinstance(
+        scales, list) else []
+    parts = [f'on {split}' if split else '',
+             VIEWS.get(str(view), str(view)) if view and evaluation['groups'] else '',
+             f'checkpoint {checkpoint}' if checkpoint else '',
+             f"seen at {' and '.join(scales)} times the training's size"
+             if scales not in ([], ['1']) else '',
              'averaged with the mirrored photographs' if evaluation.get('flip_test') else '']
     return separator.join(filter(None, parts))
 
 
-def _scores_section(evaluation):
-    """The tables of scores by category, and what the columns mean."""
+def _scores_section(run):
+    """The tables of scores by group and by class, what the columns mean, and a figure."""
+    evaluation = run.evaluation
     if not evaluation.get('scores'):
         return ''
-    count = len(evaluation.get('frames', []))
-    speed = _shown(evaluation.get('ms_per_image'), '.0f')
-    caption = [f'per cent, {_circumstances(evaluation, ", ")}',
-               f'{count} frames' if count else '',
+    count, speed = len(evaluation['frames']), shown(evaluation.get('ms_per_image'), '.0f')
+    caption = [f"per cent, {evaluation['title']}", _circumstances(run, ', '),
+               f'{count} photographs' if count else '',
                f'{speed} ms per image' if speed != NOTHING else '']
-    tables = [_scores_table(evaluation['scores'], ', '.join(filter(None, caption)))]
-    bev = evaluation.get('bev') or {}
+    tables = [_scores_table(evaluation, evaluation['scores'], ', '.join(filter(None, caption)))]
+    bev = evaluation['bev'] or {}
     if bev.get('scores'):
         count = bev.get('frames')
         count = len(count) if isinstance(count, list) else count
-        caption = f"per cent, {VIEWS['bev']}" + (f', {count} images' if count else '')
-        tables.append(_scores_table(bev['scores'], caption))
-    terms = [(f'{key} {arrow}', meaning) for key, (arrow, meaning) in MEANINGS.items()]
-    rows = [(name, f'{meaning[0].upper()}{meaning[1:]}.') for name, meaning in ROWS.items()]
+        caption = f"per cent, {VIEWS['bev']}" + (f', {count} photographs' if count else '')
+        tables.append(_scores_table(evaluation, bev['scores'], caption))
+    tables.append(_classes_table(evaluation))
+    terms = [(f'{name} {arrow}', meaning) for name, (arrow, meaning) in MEANINGS.items()
+             if name in evaluation['columns']]
+    if tables[-1]:
+        terms += [(f'{name} {arrow} of a class', meaning)
+                  for name, (arrow, meaning) in OF_CLASS.items()]
+    terms += [(name, f'{meaning[:1].upper()}{meaning[1:]}.')
+              for name, meaning in _rows_meanings(evaluation).items()
+              if name in evaluation['scores']]
     legend = ''.join(f'<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>'
-                     for term, meaning in terms + rows)
-    return '\n'.join(['<h2>Scores</h2>', '<div class="tables">', *tables, '</div>',
+                     for term, meaning in terms)
+    return '\n'.join(['<section>', '<h2>Scores</h2>', '<div class="tables">', '<div>',
+                      *tables, _thresholds(evaluation), '</div>', _detail_figure(run), '</div>',
                       '<details><summary>What the numbers say</summary>'
-                      f'<dl>{legend}</dl></details>'])
+                      f'<dl>{legend}</dl></details>', '</section>'])
 
 
-def _scores_table(scores, caption):
+def _rows_meanings(evaluation):
+    """What the rows of the table are: dict from name to text."""
+    return {**evaluation['groups'], evaluation['pooled']: 'all photographs, pixels pooled'}
+
+
+def _scores_table(evaluation, scores, caption):
     """One table; scores is a dict {row: {column: number}}."""
-    names = [name for name in (*CATEGORIES, POOLED) if name in scores]
-    names += [name for name in scores if name not in names]
-    head = ''.join(f'<th scope="col" title="{escape(meaning)}">{key} {arrow}</th>'
-                   for key, (arrow, meaning) in MEANINGS.items())
-    body = []
+    meanings, pooled = _rows_meanings(evaluation), evaluation['pooled']
+    names = [name for name in evaluation['groups'] if name in scores]
+    names += [name for name in scores if name not in (*names, pooled)]
+    names += [pooled] if pooled in scores else []
+    head, body = _heads(evaluation['columns'], MEANINGS), []
     for name in names:
-        cells = ''.join(f'<td>{_shown(scores[name].get(key))}</td>' for key in COLUMNS)
-        body.append(f'<tr{" class=pooled" if name == POOLED else ""}>'
-                    f'<th scope="row" title="{escape(ROWS.get(name, ""))}">{escape(name)}</th>'
+        cells = ''.join(f'<td>{shown(scores[name].get(key))}</td>'
+                        for key in evaluation['columns'])
+        body.append(f'<tr{" class=pooled" if name == pooled else ""}>'
+                    f'<th scope="row" title="{escape(meanings.get(name, ""))}">{escape(name)}</th>'
                     f'{cells}</tr>')
+    corner = 'category' if evaluation['groups'] else ''
+    return _table(f'<tr><th scope="col">{corner}</th>{head}</tr>', body, caption)
+
+
+def _classes_table(evaluation):
+    """Scores of each class; '' where there are none. The road's row is bold."""
+    pooled, matrix = evaluation['scores'].get(evaluation['pooled'], {}), None
+    if not any(f'IoU {name}' in pooled for name in evaluation['classes']):
+        return ''
+    if evaluation['detail'].get('confusion'):
+        matrix = np.asarray(evaluation['detail']['confusion'], np.float64)
+    body = []
+    for number, (name, colour) in enumerate(zip(evaluation['classes'], evaluation['palette'])):
+        found = {'IoU': pooled.get(f'IoU {name}')}
+        if matrix is not None:
+            hits, truth, taken = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
+            found |= {key: 100 * float(part / whole) for key, part, whole in (
+                ('found', hits, truth), ('right', hits, taken), ('pixels', truth, matrix.sum()))
+                if whole > 0}
+        cells = ''.join(f'<td>{shown(found.get(key))}</td>' for key in OF_CLASS)
+        strong = ' class=strong' if number == evaluation['road'] else ''
+        body.append(f'<tr{strong}><th scope="row" class="narrow">{_swatch(colour)} '
+                    f'{escape(name)}</th>{cells}</tr>')
+    return _table(f'<tr><th scope="col">class</th>{_heads(OF_CLASS, OF_CLASS)}</tr>', body,
+                  'per cent, by class, all photographs')
+
+
+def _heads(names, meanings):
+    """Heads of columns, with arrows that tell whether higher is better."""
+    heads = []
+    for name in names:
+        arrow, meaning = meanings.get(name, ('', ''))
+        heads.append(f'<th scope="col" title="{escape(meaning)}">{escape(name)} {arrow}</th>')
+    return ''.join(heads)
+
+
+def _table(head, body, caption):
     return (f'<figure><figcaption>{escape(caption)}</figcaption>'
-            '<div class="scroll"><table>'
-            f'<thead><tr><th scope="col">category</th>{head}</tr></thead>'
+            f'<div class="scroll"><table class="scores"><thead>{head}</thead>'
             f'<tbody>{"".join(body)}</tbody></table></div></figure>')
 
 
-def _curve_section(rows, path):
-    """The curve, and the log it shows as a table."""
-    if not rows:
+def _best_threshold(evaluation, row=None):
+    """The best threshold on the 8-bit confidence, of a row or of all together; None without."""
+    scores = evaluation.get('scores', {}).get(row or evaluation.get('pooled'), {})
+    threshold = scores.get('threshold')
+    is_one = contents.is_number(threshold) and 0 <= threshold < THRESHOLDS
+    return int(threshold) if is_one else None
+
+
+def _thresholds(evaluation):
+    """A sentence that names the best threshold; '' where there is none."""
+    best = _best_threshold(evaluation)
+    if best is None:
         return ''
-    with Image.open(path) as image:
-        width, height = image.size
-    columns = list(rows[0])
-    head = ''.join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = ''.join(
-        '<tr>' + ''.join(f'<td>{_shown(row[column], "g")}</td>' for column in columns) + '</tr>'
-        for row in rows)
-    return (f'<h2>Training</h2>\n<div class="scroll curve"><a class="zoom" href="{path.name}">'
-            f'<img src="{path.name}" width="{width}" height="{height}" '
-            'alt="curves of loss and validation scores over the epochs"></a></div>\n'
-            '<details><summary>The log, epoch by epoch</summary><div class="scroll"><table>'
-            f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>')
+    others = [f'{name} {_best_threshold(evaluation, name) / THRESHOLDS:.2f}'
+              for name in evaluation['groups'] if _best_threshold(evaluation, name) is not None]
+    others = f" By itself, {', '.join(others)}." if others else ''
+    return (f"<p>Best threshold: {escape(evaluation['pooled'])} reaches its "
+            f"{escape(evaluation['best'])} where a pixel counts as "
+            f"{escape(evaluation['classes'][1])} from probability "
+            f'{best / THRESHOLDS:.2f} on.{escape(others)}</p>')
 
 
-def _frames_section(frames, pictures):
-    """A row per frame, the worst first; frames with pictures only come last."""
-    frames = [{**frame, 'name': str(frame['name'])} for frame in frames]
-    scored = {frame['name'] for frame in frames}
+def _detail_figure(run):
+    """The precision-recall curve or the confusion matrix."""
+    detail = run.evaluation['detail']
+    if detail.get('confusion'):
+        write_whole(run.folder / 'confusion.png',
+                    figures.confusion(detail['confusion'], run.evaluation['classes']))
+        alt = 'confusion matrix: rows are the true classes, columns what was predicted'
+        return f'<figure class="matrix">{_drawn(run.folder / "confusion.png", alt, "")}</figure>'
+    if detail.get('precision'):
+        write_whole(run.folder / 'precision_recall.png', figures.precision_recall(
+            detail['precision'], detail['recall'], _best_threshold(run.evaluation)))
+        alt = 'precision over recall, with the best threshold and 0.5 marked'
+        return f'<figure class="beside">{_drawn(run.folder / "precision_recall.png", alt)}</figure>'
+    return ''
+
+
+# Training -------------------------------------------------------------------------------------
+
+def _curves_section(run):
+    """The curves, and the log they show as a table."""
+    if not run.log:
+        return ''
+    columns, best = list(run.log[0]), run.data['best']
+    values = {key: [row.get(key, math.nan) for row in run.log] for key in columns}
+    epochs, nowhere = values['epoch'], [math.nan] * len(run.log)
+    write_whole(run.folder / 'loss.png', figures.losses(
+        epochs, values['loss'], values.get('val_loss', nowhere)))
+    drawn = [_drawn(run.folder / 'loss.png', 'curves of the losses over the epochs')]
+    keys = [key for key in columns if key == best or key.startswith('val_') and key.endswith('iou')]
+    curves = {measure(key) + (f', best {run.best[1]:.2f} in epoch {run.best[0]:g}'
+                              if run.best and key == best else ''): values[key]
+              for key in sorted(keys, key=lambda key: key != best)[:3]
+              if any(map(math.isfinite, values[key]))}
+    if curves:
+        write_whole(run.folder / 'scores.png', figures.scores(epochs, curves))
+        drawn.append(_drawn(run.folder / 'scores.png', 'curves of the scores over the epochs'))
+    names = [escape(key.replace('_', ' ')) for key in columns]
+    head = ''.join(f'<th scope="col">{name}</th>' for name in names)
+    body = ''.join('<tr>' + ''.join(f'<td data-label="{name}">{_logged(row[key])}</td>'
+                                    for key, name in zip(columns, names)) + '</tr>'
+                   for row in run.log)
+    return (f'<section>\n<h2>Training</h2>\n<div class="curves">{"".join(drawn)}</div>\n'
+            '<details><summary>The log, epoch by epoch</summary><div class="scroll">'
+            f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            '</div></details>\n</section>')
+
+
+def _logged(value):
+    """A number of the log in few characters: 28920, 0.0396, 3.333e-05."""
+    is_whole = contents.is_number(value) and (value.is_integer() or abs(value) >= 1000)
+    return shown(value, '.0f' if is_whole and abs(value) < 1e9 else '.4g')
+
+
+def _drawn(path, alt, style='drawn'):
+    """A figure beside the page, which links to itself."""
+    width, height = contents.picture_size(path)
+    return (f'<a class="zoom" href="{path.name}"><img class="{style}" src="{path.name}" '
+            f'width="{width}" height="{height}" alt="{escape(alt)}"></a>')
+
+
+# Pictures -------------------------------------------------------------------------------------
+
+def _frames_section(run, pictures):
+    """A row per photograph, the worst first; those with pictures only come last."""
+    evaluation = run.evaluation
+    frames = [{**frame, 'name': str(frame['name'])} for frame in evaluation.get('frames', [])]
+    names = {frame['name'] for frame in frames}
     drawn = dict.fromkeys(file.rsplit('_', 1)[0] for file in pictures
                           if file.endswith(tuple(f'_{kind}.jpg' for kind in PICTURES)))
-    frames += [{'name': name} for name in drawn if name not in scored]
+    frames += [{'name': name} for name in drawn if name not in names]
     if not frames:
         return ''
-    frames.sort(key=_worst_first)
-    categories = sorted({_category(frame['name']) for frame in frames})
+    columns = evaluation.get('frame_columns', []) if names else []
+    frames.sort(key=lambda frame: _worst_first(frame, columns))
+    groups = sorted({str(frame['group']) for frame in frames if frame.get('group') is not None})
     buttons = ''.join(
-        f'<button aria-pressed="{"false" if category else "true"}" '
-        f'data-category="{escape(category)}">{escape(category) or "all"}</button>'
-        for category in ['', *categories]) if 1 < len(categories) <= 8 else ''
-    choices = ''.join(f'<option value="{value}">{text}</option>' for value, text in (
-        ('iou up', 'worst IoU first'), ('iou down', 'best IoU first'), ('maxf up', 'least MaxF'),
-        ('fpr down', 'most false positives'), ('fnr down', 'most missed road'),
-        ('name up', 'name')))
-    order = ', worst first' if scored else ''
+        f'<button aria-pressed="{"false" if group else "true"}" data-group="{escape(group)}">'
+        f'{escape(group) or "all"}</button>'
+        for group in ['', *groups]) if 1 < len(groups) <= 8 else ''
+    orders = _orders(columns)
+    choices = ''.join(f'<option value="{value}">{escape(text)}</option>'
+                      for value, text in orders.items())
+    rows = [_frame_row(frame, columns, pictures, _kinds(run)) for frame in frames]
     return '\n'.join([
-        f'<h2>Validation frames{order}</h2>',
-        f'<div class="controls" hidden>{buttons}'
-        f'<select aria-label="order">{choices}</select></div>',
-        '<ol class="frames">', *(_frame_row(frame, pictures) for frame in frames), '</ol>'])
+        '<section class="frames-section">',
+        f'<h2>Validation photographs<span class="shown">, {escape(next(iter(orders.values())))}'
+        '</span></h2>',
+        f'<div class="controls" hidden>{buttons}<select aria-label="order" autocomplete="off">'
+        f'{choices}</select></div>',
+        _legend(run), '<ol class="frames">', *rows, '</ol>', '</section>'])
 
 
-def _worst_first(frame):
-    """Key to sort frames by: IoU, ascending; those without one last."""
-    missing = _shown(frame.get('IoU')) == NOTHING
-    return missing, 0 if missing else frame['IoU'], frame['name']
+def _orders(columns):
+    """What photographs can be sorted by: dict from value of an option to its text."""
+    orders = {}
+    for index, name in enumerate(columns):
+        ways = ('down', 'up') if MEANINGS.get(name, ('↑',))[0] == '↓' else ('up', 'down')
+        orders[f'{index} {ways[0]}'] = f'worst {name} first'
+        orders[f'{index} {ways[1]}'] = f'best {name} first'
+    return {**orders, 'name up': 'by name'}
 
 
-def _frame_row(frame, pictures):
-    """One frame: its name, numbers and pictures."""
+def _worst_first(frame, columns):
+    """Key to sort photographs by: the first of the columns; those without that come last."""
+    value = frame.get(columns[0]) if columns else None
+    missing = not contents.is_number(value)
+    falling = bool(columns) and MEANINGS.get(columns[0], ('↑',))[0] == '↓'
+    return missing, 0 if missing else -value if falling else value, frame['name']
+
+
+def _kinds(run):
+    """What the pictures of a photograph are called: dict from `PICTURES` to text."""
+    names = PICTURES if len(_classes(run)[0]) == 2 else (
+        'input', 'truth', 'confidence', 'prediction')
+    return dict(zip(PICTURES, names))
+
+
+def _classes(run):
+    """(names, colours) of the classes in the pictures."""
+    source = run.evaluation or run.data
+    return source['classes'], source['palette']
+
+
+def _frame_row(frame, columns, pictures, kinds):
+    """One photograph: its name, numbers and pictures."""
     name = frame['name']
-    data = ' '.join(f'data-{key.lower()}="{_shown(frame.get(key), ".4f")}"'
-                    for key in FRAME_COLUMNS)
-    numbers = ''.join(f'<span class="number" title="{escape(MEANINGS[key][1])}">'
-                      f'<span>{key}</span> {_shown(frame.get(key))}</span>'
-                      for key in FRAME_COLUMNS)
-    shown = [_figure(pictures.get(f'{name}_{kind}.jpg'), kind, f'{name}: {kind}')
-             for kind in PICTURES]
-    if any(f'{name}_{kind}.jpg' in pictures for kind in PICTURES):
-        grid = f'<div class="pictures">{"".join(shown)}</div>'
+    values = ' '.join(shown(frame.get(key), '.4f') for key in columns)
+    numbers = ''.join(f'<span class="number" title="{escape(MEANINGS.get(key, ("", ""))[1])}">'
+                      f'<span>{escape(key)}</span> {shown(frame.get(key))}</span>'
+                      for key in columns)
+    if any(f'{name}_{kind}.jpg' in pictures for kind in kinds):
+        grid = ''.join(_figure(pictures.get(f'{name}_{kind}.jpg'), text, f'{name}: {text}')
+                       for kind, text in kinds.items())
+        grid = f'<div class="pictures">{grid}</div>'
     else:
         grid = '<p class="soft">no pictures</p>'
-    anchor = escape(f'frame-{name}')
+    anchor, group = f'frame-{name}', frame.get('group')
+    # a lone surrogate, which JSON may have, becomes '?' in the anchor, too
+    anchor, link = escape(anchor), escape(quote(anchor.encode('utf-8', 'replace')))
+    group = '' if group is None else str(group)
     return (f'<li class="frame" id="{anchor}" data-name="{escape(name)}" '
-            f'data-category="{escape(_category(name))}" {data}><div class="head">'
-            f'<h3><a href="#{escape(quote(f"frame-{name}"))}">{escape(name)}</a></h3>{numbers}'
+            f'data-group="{escape(group)}" data-values="{values}"><div class="head">'
+            f'<h3><a href="#{link}">{escape(name)}</a></h3>{numbers}'
             f'</div>{grid}</li>')
 
 
-def _overlays_section(pictures):
-    """The first test photographs with the road in green, and a link to all of them."""
+def _legend(run):
+    """What the colours of the validation pictures mean."""
+    names, palette = _classes(run)
+    if run.evaluation.get('earlier'):
+        parts = [('truth', f'{_swatch((0, 255, 0))} road'),
+                 ('overlay', f'{_swatch((0, 255, 0))} road found</span><span>'
+                             f'{_swatch((255, 0, 0))} road missed</span><span>'
+                             f'{_swatch((0, 0, 255))} taken as road, and is none'),
+                 ('probability', 'the brighter, the surer')]
+    elif len(names) == 2:
+        name, found = escape(names[1]), _swatch(FOUND)
+        parts = [('truth', f'{found} {name}'),
+                 ('overlay', f'{found} {name} found</span><span>{_swatch(MISSED)} {name} missed'
+                             f'</span><span>{_swatch(WRONG)} taken as {name}, and is none'),
+                 ('probability', _colour_bar(run.evaluation))]
+    else:
+        parts = [('truth and prediction', _swatches(names, palette)),
+                 ('confidence', _colour_bar(run.evaluation))]
+    if not run.evaluation.get('earlier'):
+        parts.append(('darkened', '<i class="swatch dark"></i> not evaluated'))
+    return '<div class="legend">' + ''.join(
+        f'<span><b>{what}</b> <span>{colours}</span></span>' for what, colours in parts) + '</div>'
+
+
+def _colour_bar(evaluation):
+    """The colours of the probability, and the best threshold on it."""
+    stops = ', '.join(f"rgb({' '.join(map(str, colour[:3]))})"
+                      for colour in colormaps['cividis'](np.linspace(0, 1, 9), bytes=True).tolist())
+    best = _best_threshold(evaluation)
+    mark, text = '', ''
+    if best is not None:
+        mark = f'<i style="left: {100 * best / THRESHOLDS:.1f}%"></i>'
+        text = f'</span><span>best threshold {best / THRESHOLDS:.2f}'
+    return f'0 <span class="bar" style="background: linear-gradient(90deg, {stops})">{mark}</span> 1{text}'
+
+
+def _swatches(names, palette):
+    return '</span><span>'.join(f'{_swatch(colour)} {escape(name)}'
+                                for name, colour in zip(names, palette))
+
+
+def _swatch(colour):
+    return f'<i class="swatch" style="background: rgb({" ".join(map(str, colour))})"></i>'
+
+
+def _overlays_section(run, pictures):
+    """The first test photographs with what was found in colour, and a link to all of them."""
     if not pictures:
         return ''
-    shown = [_figure(picture, picture[0].stem, f'{picture[0].stem}: road in green')
-             for picture in list(pictures.values())[:TEST_OVERLAYS]]
-    rest = (f'<p><a href="overlays/">all {len(pictures)} in overlays/</a></p>'
-            if len(pictures) > TEST_OVERLAYS else '')
-    return ('<h2>Test photographs</h2>\n<p>What the network takes as road is green. There are no '
-            'labels to compare with; look for holes, ragged borders and pavements in green.</p>\n'
-            f'<div class="pictures tests">{"".join(shown)}</div>\n'
-            f'{rest}')
+    names, palette = run.data['classes'], run.data['palette']
+    if len(names) == 2:
+        names, palette = names[1:], palette[1:]
+    legend = f'<div class="legend"><span><span>{_swatches(names, palette)}</span></span></div>'
+    return _gallery('Test photographs', 'What the network finds is painted. There are no labels '
+                    'to compare with; look for holes, ragged borders, and colour where it does '
+                    'not belong.', pictures, 'overlays', TEST_OVERLAYS, legend)
 
 
-def _options_section(options):
-    """All of options.json, a table per section; what stands alone comes first."""
-    alone = {key: value for key, value in options.items() if not isinstance(value, dict)}
-    sections = [('run', alone), *((key, value) for key, value in options.items()
-                                  if isinstance(value, dict))]
-    tables = []
-    for title, section in sections:
-        rows = ''.join(f'<tr><th scope="row">{escape(key)}</th><td>{escape(text)}</td></tr>'
-                       for key, text in _flat(section))
-        if rows:
-            tables.append(f'<h3>{escape(title)}</h3><table>{rows}</table>')
-    return ('<h2>Options</h2>\n<details class="options"><summary>What made this run: options, '
-            f'versions, machine, data</summary>{"".join(tables)}</details>')
+def _pseudo_labels_section(run, pictures):
+    """Some of the labels that the network made itself, and a link to all of them."""
+    if not pictures:
+        return ''
+    return _gallery('Pseudo-labels', 'Labels that the network itself made for photographs without '
+                    'one, and then learned from.', pictures, 'pseudo_labels', PSEUDO_LABELS)
 
 
-def _notes_section(files, with_frames):
-    """How to read the page, and the files it was made from."""
-    frames = """<p>Each frame shows the photograph (input), the label (truth), the network's road
-probability (the brighter, the surer) and where it is right and wrong (overlay): green is road
-found, red is road missed, blue is taken as road and is none. The probability tells whether a
-mistake was a close call. A click enlarges a picture; the arrow keys then flip between the four.</p>
-<p>A frame's IoU is taken at probability 0.5; its MaxF, FPR and FNR at the threshold that is best
-for this one frame, so they tend to look better than in the table, where a category shares
-one threshold and its pixels are pooled.</p>
-""" if with_frames else ''
-    links = ', '.join(f'<a href="{file}">{file}</a>' for file in files)
-    return f"""<h2>How to read this page</h2>
-{frames}<p>The validation loss is on photographs the network never learned from: when it rises while
-the training loss falls, training has gone on for too long. “{NOTHING}” is a number that is missing.
-This page was made from {links}.</p>"""
+def _gallery(heading, text, pictures, folder, count, legend=''):
+    """The first pictures of a folder, and a link to all of them."""
+    figures_ = ''.join(_figure(picture, picture[0].stem, picture[0].stem)
+                       for picture in list(pictures.values())[:count])
+    rest = (f'<p><a href="{folder}/">all {len(pictures)} in {folder}/</a></p>'
+            if len(pictures) > count else '')
+    return '\n'.join(['<section>', f'<h2>{heading}</h2>', f'<p>{text}</p>', legend,
+                      f'<div class="pictures tests">{figures_}</div>', rest, '</section>'])
 
-
-# --- pieces
 
 def _figure(picture, caption, alt):
     """A captioned picture that links to itself; picture is (path, width, height) or None."""
@@ -592,41 +568,65 @@ def _figure(picture, caption, alt):
         return (f'<figure><div class="none">no picture</div><figcaption>{escape(caption)}'
                 '</figcaption></figure>')
     path, width, height = picture
-    link = escape(quote(f'{path.parent.name}/{path.name}', errors='surrogateescape'))
+    link = link_to(f'{path.parent.name}/{path.name}')
     return (f'<figure><a class="zoom" href="{link}"><img src="{link}" width="{width}" '
             f'height="{height}" loading="lazy" alt="{escape(alt)}"></a>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 
-def _flat(section, prefix=''):
-    """Pairs of text (key, value) of nested dicts; keys of inner ones are joined by dots."""
+def link_to(path):
+    """A relative path as it stands in a link, whatever bytes are in the names of its files."""
+    return escape(quote(path, errors='surrogateescape'))
+
+
+# What made it ---------------------------------------------------------------------------------
+
+def _options_section(options):
+    """All of options.json, a table per section; what stands alone comes first."""
+    alone = {key: value for key, value in options.items() if not isinstance(value, dict)}
+    sections = [('run', alone), *((key, value) for key, value in options.items()
+                                  if isinstance(value, dict))]
+    tables = []
+    for heading, section in sections:
+        rows = ''.join(f'<tr><th scope="row">{escape(key)}</th><td>{escape(text)}</td></tr>'
+                       for key, text in flat(section))
+        if rows:
+            tables.append(f'<h3>{escape(heading)}</h3><table>{rows}</table>')
+    return ('<h2>Options</h2>\n<details class="options"><summary>What made this run: options, '
+            f'versions, machine, data</summary>{"".join(tables)}</details>')
+
+
+def flat(section, prefix=''):
+    """Yields pairs of text (key, value) of nested dicts; keys of inner ones are joined by dots."""
     for key, value in section.items():
         if isinstance(value, dict):
-            yield from _flat(value, f'{prefix}{key}.')
+            yield from flat(value, f'{prefix}{key}.')
         elif value is None:
             yield f'{prefix}{key}', NOTHING
         else:
             yield f'{prefix}{key}', value if isinstance(value, str) else json.dumps(value)
 
 
-def _category(name):
-    """'umm' of 'umm_000012'; data sets other than KITTI Road may have other ones."""
-    return name.split('_')[0]
-
-
-def _shown(value, form='.2f'):
-    """A number as text, or a dash if it is missing, no number, or not finite."""
-    is_number = isinstance(value, (int, float)) and math.isfinite(value)
-    return format(value, form) if is_number else NOTHING
-
-
-def _duration(seconds):
-    """Text such as '48 s', '13 min' or '2 h 05 min'."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f'{seconds:.0f} s'
-    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+def _notes_section(run, with_frames):
+    """How to read the page, and the files it was made from."""
+    frames = ''
+    if with_frames:
+        kinds = list(_kinds(run).values())
+        overlay = ('where it is right and wrong' if len(_classes(run)[0]) == 2
+                   else 'the class of the highest probability')
+        frames = (f"<p>Each photograph ({kinds[0]}) stands beside its label ({kinds[1]}), how sure "
+                  f'the network is ({kinds[2]}) and {overlay} ({kinds[3]}). The {kinds[2]} tells '
+                  'whether a mistake was a close call. A click enlarges a picture, another shows '
+                  'it at full size; the arrow keys flip between the four.</p>\n')
+        if 'MaxF' in run.evaluation.get('frame_columns', ()):
+            frames += ("<p>A photograph's IoU is taken at probability 0.5; its MaxF, FPR and FNR at "
+                       'the threshold that is best for this one photograph, so they tend to look '
+                       'better than in the table, where a category shares one threshold and its '
+                       'pixels are pooled.</p>\n')
+    files = [file for file in ('options.json', 'log.csv', 'evaluation.json')
+             if (run.folder / file).exists()]
+    links = ', '.join(f'<a href="{file}">{file}</a>' for file in files)
+    return f"""<h2>How to read this page</h2>
+{frames}<p>The validation loss is on photographs the network never learned from: when it rises while
+the training loss falls, training has gone on for too long. “{NOTHING}” is a number that does not exist.
+This page was made from {links}.</p>"""

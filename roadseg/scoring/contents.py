@@ -1,0 +1,229 @@
+"""What the folder of a run holds, read and checked for its page.
+
+Runs from before there were several data sets say less of themselves; what they leave out is what
+KITTI Road's are.
+"""
+import csv
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from roadseg.errors import InputError
+from roadseg.files import check_file, describe_os_error, read_json
+
+REMEDY = 'name the folder of a run, as training writes it into runs/'
+DRAWN = 'drawn scenes'
+BEFORE = {'title': 'KITTI Road', 'classes': ['not road', 'road'],
+          'palette': [[255, 0, 0], [0, 255, 0]], 'road': 1, 'best': 'val_maxf'}
+BEFORE_SCORED = {
+    'columns': ['MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU'],
+    'frame_columns': ['IoU', 'MaxF', 'FPR', 'FNR'], 'best': 'MaxF', 'pooled': 'URBAN',
+    'groups': {'um': 'urban, two-way road with lane markings',
+               'umm': 'urban, multi-lane road with lane markings',
+               'uu': 'urban, road without lane markings'},
+    'scores': {}, 'detail': {}, 'frames': [], 'bev': {}, 'test_scale': [1]}
+
+
+class Run(NamedTuple):
+    """The folder of a run."""
+    folder: Path
+    options: dict       # all of options.json
+    chosen: dict        # its 'options'; {} where it has none
+    data: dict          # its 'data', at least with the keys of `BEFORE`
+    log: list           # rows of log.csv, dicts from column to float; [] before the first epoch
+    evaluation: dict    # evaluation.json, with the keys of `BEFORE_SCORED`; {} where it is none
+
+    @property
+    def split(self):
+        """Name of the photographs that were held out; '' if the options do not say."""
+        return self.named_split(self.chosen.get('split'))
+
+    def named_split(self, split):
+        """A split as it is shown: earlier runs on drawn scenes named theirs as KITTI's."""
+        if split is None:
+            return ''
+        return 'held-out' if split == 'val3' and self.data['title'] == DRAWN else str(split)
+
+    @property
+    def best(self):
+        """(epoch, score) of the best epoch, the earliest of equal ones; None without scores."""
+        column = self.data['best']
+        scored = [(row[column], -row['epoch']) for row in self.log
+                  if math.isfinite(row.get(column, math.nan))]
+        return (-max(scored)[1], max(scored)[0]) if scored else None
+
+
+def read(folder):
+    """Reads what the folder of a run holds, but for its pictures.
+
+    Args:
+        folder: holds `options.json` and, where there are any, `log.csv` and `evaluation.json`.
+
+    Returns:
+        `Run`.
+
+    Raises:
+        InputError: `options.json` is missing, or a file is not what it should be.
+    """
+    folder = Path(folder)
+    path = folder / 'options.json'
+    options = read_json(path)
+    chosen = options.get('options', {})
+    _check(path, 'options', isinstance(chosen, dict), '{"epochs": 10, ...}')
+    data = options.get('data', {})
+    _check(path, 'data', isinstance(data, dict), '{"title": "KITTI Road", ...}')
+    demo = chosen.get('demo') is True and 'title' not in data
+    data = {**BEFORE, **({'title': DRAWN} if demo else {}), **data}
+    _check_data(path, data)
+    return Run(folder, options, chosen, data, read_log(folder / 'log.csv'),
+               _read_evaluation(folder / 'evaluation.json', data))
+
+
+def read_log(path):
+    """The rows of `log.csv` as dicts {column: float, NaN where empty}; [] without the file.
+
+    Raises:
+        InputError: it lacks a column, or a cell is no number.
+    """
+    rows = []
+    if not path.exists():
+        return rows
+    check_file(path, REMEDY)
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as file:
+            reader = csv.DictReader(file)
+            lacking = {'epoch', 'loss'} - set(reader.fieldnames or ())
+            if lacking:
+                raise InputError(f"{path}: the first line lacks {', '.join(sorted(lacking))}; "
+                                 'expected names of columns, epoch,step,loss,...')
+            for row in reader:
+                row.pop(None, None)     # cells beyond the header
+                try:
+                    rows.append({key: number(value) for key, value in row.items()})
+                    epoch = rows[-1]['epoch']
+                    if not 0 <= epoch < 1e9:
+                        raise ValueError('no epoch' if math.isnan(epoch) else f'epoch {epoch:g}')
+                except ValueError as error:
+                    raise InputError(f'{path}, line {reader.line_num}: expected numbers: '
+                                     f'{error}; take it from a backup') from error
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {describe_os_error(error)}; {REMEDY}') from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f'{path} is not a table of text: {error}; take it from a '
+                         'backup') from error
+    return rows
+
+
+def pictures(folder):
+    """The pictures in a folder that open: dict {file name: (path, width, height)}, by name."""
+    found = {}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix in ('.jpg', '.png') and path.is_file():
+                try:
+                    with Image.open(path) as image:
+                        found[path.name] = (path, *image.size)
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                    pass    # shown as missing; one bad picture should not cost the page
+    return found
+
+
+def picture_size(path):
+    """(width, height) of a picture that was just drawn, in pixels."""
+    with Image.open(path) as image:
+        return image.size
+
+
+def number(value):
+    """float of a number or its text; NaN for None and ''."""
+    return math.nan if value is None or value == '' else float(value)
+
+
+def is_number(value):
+    """Whether something from JSON is a number that can be shown: True and NaN are none."""
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and math.isfinite(value))
+
+
+# Checks ---------------------------------------------------------------------------------------
+
+def _read_evaluation(path, data):
+    """evaluation.json, checked as far as the page leans on it; {} where there is none."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    # One that says nothing of its classes is about those of the run.
+    evaluation = {**BEFORE_SCORED, **{key: data[key] for key in ('title', 'classes', 'palette',
+                                                                 'road')}, **content}
+    evaluation['earlier'] = 'palette' not in content        # its pictures had other colours
+    if evaluation['earlier']:
+        evaluation['frames'] = _with_prefix_as_group(evaluation['frames'])
+    _check_data(path, evaluation)
+    for section in (evaluation, evaluation['bev'] or {}):
+        _check(path, 'bev', isinstance(section, dict), '{"scores": {...}, ...}')
+        scores = section.get('scores', {})
+        _check(path, 'scores', isinstance(scores, dict) and all(
+            isinstance(row, dict) for row in scores.values()), '{"um": {"MaxF": 95.2, ...}, ...}')
+    frames, groups = evaluation['frames'], evaluation['groups']
+    _check(path, 'frames', isinstance(frames, list) and all(
+        isinstance(frame, dict) and 'name' in frame for frame in frames),
+        '[{"name": "um_000079", ...}, ...]')
+    _check(path, 'groups', isinstance(groups, dict) and _are_texts(list(groups.values())),
+           '{"um": "urban, two-way road with lane markings", ...}')
+    for key in ('columns', 'frame_columns'):
+        _check(path, key, _are_texts(evaluation[key]), '["MaxF", "AP", ...]')
+    _check(path, 'pooled', isinstance(evaluation['pooled'], str), 'the name of a row, "URBAN"')
+    _check(path, 'detail', _is_detail(evaluation['detail'], len(evaluation['classes'])),
+           '{"precision": [...], "recall": [...]}, each of the same length, or {"confusion": '
+           '[[...], ...]}, as many rows and columns as there are classes')
+    return evaluation
+
+
+def _with_prefix_as_group(frames):
+    """Frames of an evaluation that names no groups: KITTI Road's names begin with theirs."""
+    if not isinstance(frames, list):
+        return frames       # for `_check` to complain
+    return [{'group': str(frame.get('name')).split('_')[0], **frame}
+            if isinstance(frame, dict) else frame for frame in frames]
+
+
+def _check_data(path, data):
+    """Checks what options.json and evaluation.json both say of a data set."""
+    classes, palette, road = data['classes'], data['palette'], data['road']
+    for key in ('title', 'best'):
+        _check(path, key, isinstance(data[key], str), f'text such as "{BEFORE[key]}"')
+    _check(path, 'classes', _are_texts(classes) and len(classes) >= 2, '["not road", "road"]')
+    _check(path, 'palette', isinstance(palette, list) and len(palette) == len(classes) and all(
+        isinstance(colour, list) and len(colour) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in colour)
+        for colour in palette), 'a colour such as [255, 0, 0] for each class')
+    _check(path, 'road', road is None or (isinstance(road, int) and 0 <= road < len(classes)),
+           f'the number of a class, 0 to {len(classes) - 1}, or null')
+
+
+def _check(path, key, right, expected):
+    if not right:
+        raise InputError(f'{path}: "{key}" should be {expected}; take the file from a backup, or '
+                         'make it again')
+
+
+def _are_texts(values):
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _is_detail(detail, num_classes):
+    """Whether curves or matrix can be drawn, if they are there."""
+    if not isinstance(detail, dict):
+        return False
+    curves = [detail.get(key, []) for key in ('precision', 'recall')]
+    rows = detail.get('confusion', [])
+    if not (all(map(_are_counts, curves)) and len(curves[0]) == len(curves[1])
+            and isinstance(rows, list) and all(map(_are_counts, rows))):
+        return False
+    return not rows or [len(row) for row in rows] == [num_classes] * num_classes
+
+
+def _are_counts(values):
+    return isinstance(values, list) and all(is_number(value) and value >= 0 for value in values)

@@ -1,0 +1,509 @@
+"""Tests of roadseg.scoring.page on tiny made-up runs, and of the page in a real browser."""
+import copy
+import json
+import random
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from made_up_runs import (BROWSER, CURVES, IOU, KINDS, KITTI, STREET, Page, measure_in_browser,
+                          write_earlier_evaluation, write_evaluation, write_log, write_options,
+                          write_picture, write_street)
+from PIL import Image
+
+from roadseg.errors import InputError
+from roadseg.scoring import contents, figures, page, score
+
+HOSTILE = '<script>alert("x")</script>&\''
+DRAWN = {**KITTI, 'title': 'drawn scenes'}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A run of which only options and log are there."""
+    run = tmp_path / '2025-01-31-120000'
+    run.mkdir()
+    write_options(run)
+    write_log(run)
+    return run
+
+
+@pytest.fixture
+def full(bare):
+    """A run with everything, but for the log, whose curves take time, and some pictures."""
+    (bare / 'log.csv').unlink()
+    write_evaluation(bare)
+    for name in IOU:
+        for kind in KINDS:
+            if (name, kind) != ('uu_000003', 'probability') and name != 'uu_000004':
+                write_picture(bare / 'validation' / f'{name}_{kind}.jpg')
+    for number in range(15):
+        write_picture(bare / 'overlays' / f'um_{number:06}.png')
+    return bare
+
+
+def written(run):
+    return Page(page.write_page(run))
+
+
+# What was trained -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('data, chosen, expected', [
+    (KITTI, {}, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'),
+    (None, {}, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'),
+    (DRAWN, {'split': 'held-out'}, 'FCN-8s on drawn scenes, held-out: MaxF 93.00 % at best'),
+    (None, {'demo': True}, 'FCN-8s on drawn scenes, held-out: MaxF 93.00 % at best'),
+    (DRAWN, {'split': 'kfold:5:0'}, 'FCN-8s on drawn scenes, kfold:5:0: MaxF 93.00 % at best'),
+    (KITTI, {'split': 'none'}, 'FCN-8s on KITTI Road, nothing held out: MaxF 93.00 % at best'),
+    (KITTI, {'model': 'segnet', 'encoder': 'data/resnet50'},
+     'SegNet, encoder resnet50, on KITTI Road, val3: MaxF 93.00 % at best')])
+def test_title_says_what_was_trained_and_how_good_it_became(bare, data, chosen, expected):
+    write_options(bare, data, chosen)
+    assert page.title(contents.read(bare)) == expected
+
+
+def test_the_title_stands_above_the_page_and_in_its_tab(bare):
+    source, expected = written(bare).source, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'
+    assert f'<title>{expected}</title>' in source and f'<h1>{expected}</h1>' in source
+
+
+def test_an_earlier_run_on_drawn_scenes_never_says_val3(bare):
+    write_options(bare, None, {'demo': True})
+    write_evaluation(bare, title='drawn scenes')
+    text = written(bare).text
+    assert 'val3' not in text.split('Options')[0]
+    assert 'on held-out, perspective view' in text
+
+
+def test_summary_says_what_was_run_and_how_good_it_is(full):
+    write_log(full)
+    text = written(full).text
+    assert ('run 2025-01-31-120000 · input 160 × 576 pixels (height × width) · 241 photographs '
+            'trained on, 48 held out · 3 epochs · CPU, 2 cores · trained in 3 min · URBAN MaxF '
+            '94.50 %, IoU 90.75 % on val3, perspective view, checkpoint step-000723') in text
+
+
+def test_summary_tells_an_unfinished_run(bare):
+    write_log(bare, epochs=1)
+    text = written(bare).text
+    assert '1 of 3 epochs' in text
+    assert 'validation MaxF 91.00 %, IoU 87.00 % after the last epoch' in text
+
+
+def test_best_epoch_is_the_earliest_of_equal_ones(bare):
+    (bare / 'log.csv').write_text('epoch,loss,val_maxf\n1,3,\n2,2,90\n3,1,90\n4,1,nan\n',
+                                  encoding='utf-8')
+    assert contents.read(bare).best == (2, 90.0)
+
+
+def test_after_ctrl_c_before_the_first_epoch_there_is_a_page(bare):
+    (bare / 'log.csv').unlink()
+    seen = written(bare)
+    assert 'FCN-8s on KITTI Road, val3 run' in seen.text and '0 of 3 epochs' in seen.text
+    for absent in ('Training', 'Scores', 'log.csv', 'loss.png'):
+        assert absent not in seen.text and absent not in str(seen.elements)
+
+
+def test_a_log_of_names_alone_is_one_without_an_epoch(bare):
+    (bare / 'log.csv').write_text('epoch,loss\n', encoding='utf-8')
+    assert '0 of 3 epochs' in written(bare).text
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+def test_scores_have_a_row_per_category_and_explain_themselves(full):
+    seen = written(full)
+    assert 'um 95.25 92.00 95.00 95.50 2.50 4.50 90.75' in seen.text
+    assert 'uu – – – – – – –' in seen.text
+    assert 'URBAN 94.50 92.00' in seen.text
+    titles = [cell['title'] for cell in seen.all('th') if 'is better' in cell.get('title', '')]
+    assert len(titles) == 7 and sum('Lower' in title for title in titles) == 2
+    assert "bird's-eye view" not in seen.text
+    assert 'by class' not in seen.text and 'confusion' not in seen.source
+
+
+def test_an_earlier_evaluation_is_one_of_kitti_road(full):
+    write_options(full, None)
+    write_earlier_evaluation(full)
+    seen = written(full)
+    assert 'um 95.25 – – – – – 90.75' in seen.text
+    assert {'um', 'umm', 'uu'} < {button.get('data-group') for button in seen.all('button')}
+    assert 'rgb(0 255 0)' in seen.source        # of its pictures
+    assert 'evaluated' not in seen.text.split('Test photographs')[0]
+
+
+@pytest.mark.parametrize('frames', [47, [{'name': 'um_000001'}] * 47])
+def test_birds_eye_view_has_its_own_table(full, frames):
+    write_evaluation(full, bev={'scores': {'URBAN': {'MaxF': 93.75}}, 'frames': frames})
+    text = written(full).text
+    assert "per cent, bird's-eye view, 47 photographs" in text
+    assert 'URBAN 93.75 – – – – – –' in text
+
+
+def test_the_best_threshold_is_named(full):
+    write_evaluation(full, detail=CURVES)
+    seen = written(full)
+    assert ('URBAN reaches its MaxF where a pixel counts as road from probability 0.43 on. '
+            'By itself, um 0.51.') in seen.text
+    assert 'best threshold 0.43' in seen.text and 'left: 43.0%' in seen.source
+    assert 'precision_recall.png' in [picture['src'] for picture in seen.all('img')]
+
+
+def test_without_road_there_is_no_threshold_and_no_curve(full):
+    write_evaluation(full, scores={'URBAN': {}}, detail={})
+    seen = written(full)
+    assert 'URBAN – – – – – – –' in seen.text
+    assert 'threshold' not in seen.text.split('Validation photographs')[0].split('What the')[0]
+    assert 'precision_recall.png' not in seen.source
+
+
+def test_many_classes_have_scores_of_their_own(bare):
+    write_street(bare)
+    seen = written(bare)
+    assert 'SegNet on Street, val: mIoU 63.00 % at best' in seen.text
+    assert 'mIoU 71.50 %, road IoU 75.25 % on val, checkpoint' in seen.text
+    assert 'all 71.50 88.00 80.00 75.25' in seen.text
+    assert 'road 75.25 91.67 84.62 60.00' in seen.text      # 55 of 60, 55 of 65, 60 of 100
+    assert 'car – – – 0.00' in seen.text
+    strong = [row for row in seen.all('tr') if row.get('class') == 'strong']
+    assert len(strong) == 1 and '<tr class=strong><th scope="row" class="narrow"><i' in seen.source
+    assert 'confusion.png' in [picture['src'] for picture in seen.all('img')]
+    assert 'threshold' not in seen.text
+
+
+def test_pictures_of_many_classes_have_the_palette_beside_them(bare):
+    write_street(bare)
+    for kind in KINDS:
+        write_picture(bare / 'validation' / f'a_{kind}.jpg')
+    write_picture(bare / 'overlays' / 'b.png')
+    seen = written(bare)
+    assert 'truth and prediction sky road car confidence 0 1 darkened not evaluated' in seen.text
+    assert [picture['alt'] for picture in seen.all('img') if 'a: ' in picture['alt']] == [
+        'a: input', 'a: truth', 'a: confidence', 'a: prediction']
+    for colour in STREET['palette']:    # of validation, tests and the table
+        assert seen.source.count(f"rgb({' '.join(map(str, colour))})") == 3
+
+
+def test_two_classes_have_the_colours_of_the_pictures(full):
+    seen = written(full)
+    assert ('truth road overlay road found road missed taken as road, and is none probability '
+            '0 1 best threshold 0.43 darkened not evaluated') in seen.text
+    for colour in (score.FOUND, score.MISSED, score.WRONG):
+        assert f"rgb({' '.join(map(str, colour))})" in seen.source
+
+
+# Pictures -------------------------------------------------------------------------------------
+
+def test_frames_are_worst_first_and_those_without_a_score_last(full):
+    assert page.write_page(full) == full / 'index.html'
+    seen = Page(full / 'index.html')
+    assert seen.frames() == ['umm_000002', 'uu_000003', 'um_000001', 'uu_000004']
+    assert 'Validation photographs , worst IoU first' in seen.text
+    assert 'umm_000002 IoU 80.25 MaxF 90.00 FPR 1.00 FNR 2.00' in seen.text
+    assert 'uu_000004 IoU – MaxF 90.00' in seen.text
+
+
+def test_the_worst_of_a_measure_that_should_be_low_is_the_highest(full):
+    write_evaluation(full, frame_columns=['FPR'], frames=[
+        {'name': name, 'FPR': value} for name, value in (('a', 1.0), ('b', 3.0), ('c', 2.0))])
+    seen = written(full)
+    assert seen.frames()[:3] == ['b', 'c', 'a']
+    assert [option['value'] for option in seen.all('option')] == ['0 down', '0 up', 'name up']
+
+
+def test_pictures_are_lazy_sized_and_described(full):
+    seen = written(full)
+    pictures = [picture for picture in seen.all('img') if picture.get('class') != 'drawn']
+    assert len(pictures) == 3 * 4 - 1 + page.TEST_OVERLAYS
+    for picture in pictures:
+        assert picture['loading'] == 'lazy' and picture['alt']
+        assert (picture['width'], picture['height']) == ('62', '19')
+    assert 'all 15 in overlays/' in seen.text
+    assert seen.text.count('no picture ') == 1 and seen.text.count('no pictures') == 1
+
+
+def test_an_unreadable_picture_shows_as_missing(full):
+    (full / 'validation' / 'um_000001_truth.jpg').write_bytes(b'half')
+    assert written(full).text.count('no picture ') == 2
+
+
+def test_pictures_without_evaluation_are_shown_by_name(bare):
+    for name in ('uu_000002', 'um_000001'):
+        write_picture(bare / 'validation' / f'{name}_overlay.jpg')
+    seen = written(bare)
+    assert seen.frames() == ['um_000001', 'uu_000002']
+    assert 'Validation photographs , by name' in seen.text and 'worst' not in seen.text
+
+
+def test_pseudo_labels_are_shown_where_there_are_some(full):
+    assert 'Pseudo-labels' not in written(full).text
+    for number in range(8):
+        write_picture(full / 'pseudo_labels' / f'{number}.png')
+    seen = written(full)
+    assert 'Pseudo-labels' in seen.text and 'all 8 in pseudo_labels/' in seen.text
+    assert sum('pseudo_labels/' in picture['src'] for picture in seen.all('img')) == 6
+
+
+# One file that can be moved -------------------------------------------------------------------
+
+def test_local_links_exist_and_nothing_else_is_linked(full):
+    write_log(full)
+    write_evaluation(full, detail=CURVES)
+    write_picture(full / 'validation' / 'um 5#%?_input.jpg')  # signs with a meaning in links
+    seen = written(full)
+    links = [attributes[key] for _, attributes in seen.elements for key in ('href', 'src')
+             if key in attributes]
+    assert {'loss.png', 'scores.png', 'precision_recall.png', 'overlays/', 'options.json',
+            'log.csv', 'evaluation.json'} <= set(links)
+    anchors = {attributes.get('id') for _, attributes in seen.elements}
+    for link in links:
+        if link.startswith('#'):
+            assert unquote(link[1:]) in anchors
+        elif link != 'data:,':
+            assert '?' not in link and '#' not in link
+            assert (full / unquote(link)).exists(), link
+    assert not re.search(r'@import|url\(|srcset|https?:', seen.source)
+
+
+def test_style_and_script_are_files_of_their_own_and_stand_in_the_page(bare):
+    source = written(bare).source
+    for ending in ('.css', '.js'):
+        file = Path(page.__file__).with_suffix(ending)
+        assert file.read_text(encoding='utf-8') in source
+
+
+def test_options_are_shown_whatever_they_are(bare):
+    write_options(bare, chosen={'decoder': {'scale': {'pool3': 1e-4}}})
+    text = written(bare).text
+    assert 'decoder.scale.pool3 0.0001' in text
+    assert 'image_size [160, 576]' in text
+    assert 'commit –' in text
+
+
+def test_hostile_text_stays_text(full):
+    run = full.rename(full.with_name('<script>run&'))
+    write_options(run, {**KITTI, 'title': HOSTILE, 'classes': [HOSTILE, HOSTILE]},
+                  {'model': HOSTILE}, command=HOSTILE, **{HOSTILE: {HOSTILE: [HOSTILE]}})
+    write_evaluation(run, title=HOSTILE, classes=[HOSTILE, HOSTILE], split=HOSTILE,
+                     checkpoint=HOSTILE, view=HOSTILE, columns=[HOSTILE], groups={HOSTILE: HOSTILE},
+                     frame_columns=[HOSTILE], scores={HOSTILE: {'MaxF': HOSTILE}, 'URBAN': {}},
+                     frames=[{'name': f'um_" onload="{HOSTILE}', 'group': HOSTILE, 'IoU': HOSTILE}])
+    (run / 'log.csv').write_text('epoch,loss,val_<script>$\\foo$ iou\n1,2,3\n', encoding='utf-8')
+    clean = written(run)
+    assert len(clean.all('script')) == 1  # the page's own
+    assert not any('onload' in attributes for _, attributes in clean.elements)
+    assert clean.text.startswith(f'{HOSTILE} on {HOSTILE}, val3')
+    assert f'command {HOSTILE}' in clean.text
+    assert f'um_" onload="{HOSTILE}' in clean.frames()
+
+
+def test_options_and_log_are_enough(bare):
+    (bare / 'options.json').write_text('{}', encoding='utf-8')
+    write_log(bare, epochs=1, validation=False)
+    seen = written(bare)
+    assert '1 epoch · trained in 62 s' in seen.text
+    for absent in ('Scores', 'Validation photographs', 'Test photographs', 'evaluation.json'):
+        assert absent not in seen.text
+    assert 'scores.png' not in seen.source
+
+
+def test_nothing_is_left_beside_the_page(full):
+    write_log(full)
+    write_evaluation(full, detail=CURVES)
+    before = {path.name for path in full.iterdir()}
+    page.write_page(full)
+    page.write_page(full)
+    assert {path.name for path in full.iterdir()} - before == {
+        'index.html', 'loss.png', 'scores.png', 'precision_recall.png'}
+
+
+# What is not as it should be ------------------------------------------------------------------
+
+@pytest.mark.parametrize('file, content, complaint', [
+    ('options.json', None, 'options.json'),
+    ('options.json', '{"options": ', 'options.json is not JSON'),
+    ('options.json', '[1]', 'holds a list, expected an object'),
+    ('options.json', '{"options": 3}', '"options" should be'),
+    ('options.json', '{"data": {"title": 3}}', '"title" should be text such as "KITTI Road"'),
+    ('options.json', '{"data": {"classes": ["road"]}}', '"classes" should be'),
+    ('options.json', '{"data": {"palette": [[0, 0, 256], [0, 0, 0]]}}', '"palette" should be'),
+    ('options.json', '{"data": {"road": 2}}', '"road" should be the number of a class, 0 to 1'),
+    ('log.csv', '', 'the first line lacks epoch, loss'),
+    ('log.csv', 'epoch,loss\n1,0.5\n2,much\n', "log.csv, line 3: expected numbers"),
+    ('log.csv', 'epoch,loss\n,0.5\n', 'line 2: expected numbers: no epoch'),
+    ('log.csv', 'epoch,loss\n1e300,0.5\n', 'line 2: expected numbers: epoch 1e+300'),
+    ('log.csv', 'epoch,loss\n1,' + '1' * 200_000, 'is not a table of text'),
+    ('evaluation.json', '{"scores": {"um": 95}}', '"scores" should be'),
+    ('evaluation.json', '{"scores": {"um": {"MaxF": NaN}}}', 'NaN is no finite number'),
+    ('evaluation.json', '{"frames": [{"IoU": 95}]}', '"frames" should be'),
+    ('evaluation.json', '{"frames": 7}', '"frames" should be'),
+    ('evaluation.json', '{"bev": [1]}', '"bev" should be'),
+    ('evaluation.json', '{"columns": "MaxF"}', '"columns" should be'),
+    ('evaluation.json', '{"groups": {"um": 1}}', '"groups" should be'),
+    ('evaluation.json', '{"detail": {"confusion": [[1, 2], [3]]}}', '"detail" should be'),
+    ('evaluation.json', '{"detail": {"precision": [1.0], "recall": []}}', '"detail" should be'),
+])
+def test_a_bad_file_is_one_line_and_leaves_the_page_as_it_was(bare, file, content, complaint):
+    (bare / file).unlink(missing_ok=True)
+    if content is not None:
+        (bare / file).write_text(content, encoding='utf-8')
+    with pytest.raises(InputError) as caught:
+        page.write_page(bare)
+    assert complaint in str(caught.value) and '\n' not in str(caught.value)
+    assert not (bare / 'index.html').exists()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_edited_files_never_end_in_a_traceback(bare, seed):
+    """Puts odd values anywhere into options and evaluation: a page, or one line."""
+    odd = [None, True, -1, 1e308, 10**18, '', '$\\foo$', '\ud800', '漢', [], [None], [[1]], {},
+           {'a': {'b': [1]}}, [{}]]
+    chance = random.Random(seed)
+    write_street(bare) if seed % 2 else write_evaluation(bare)
+    (bare / 'log.csv').unlink()
+    files = {name: json.loads((bare / name).read_text(encoding='utf-8'))
+             for name in ('options.json', 'evaluation.json')}
+    files['evaluation.json']['detail'] = {}         # which takes time to draw
+    pages = 0
+    for _ in range(60):
+        edited = copy.deepcopy(files)
+        place = edited[chance.choice(list(edited))]
+        while True:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key = chance.choice(keys)
+            if not isinstance(place[key], (dict, list)) or not place[key] or chance.random() < .3:
+                place[key] = chance.choice(odd)
+                break
+            place = place[key]
+        for name, content in edited.items():
+            (bare / name).write_text(json.dumps(content), encoding='utf-8')
+        try:
+            page.write_page(bare)
+            pages += 1
+        except InputError as error:
+            assert '\n' not in str(error)
+    assert 0 < pages < 60
+
+
+def test_a_failed_write_keeps_the_old_page(bare):
+    page.write_page(bare)
+    old = (bare / 'index.html').read_text(encoding='utf-8')
+    (bare / 'loss.png').unlink()
+    (bare / 'loss.png').mkdir()         # where the curve should go
+    write_log(bare, epochs=1)
+    with pytest.raises(InputError, match='loss.png'):
+        page.write_page(bare)
+    assert (bare / 'index.html').read_text(encoding='utf-8') == old
+    assert not list(bare.glob('*.part'))
+
+
+# The figures ----------------------------------------------------------------------------------
+
+def opened(png, tmp_path):
+    """Decodes a PNG; returns (its size, the number of its colours)."""
+    (tmp_path / 'figure.png').write_bytes(png)
+    with Image.open(tmp_path / 'figure.png') as image:
+        return image.size, len(image.convert('RGB').getcolors(1 << 24))
+
+
+@pytest.mark.parametrize('epochs, training, validation', [
+    ([1., 2., 3.], [.5, .2, .01], [.6, .3, .3]),
+    ([1.], [.5], [float('nan')]),
+    ([1., 2.], [float('nan'), float('inf')], [0., -1.]),
+    ([3., 3.], [1e308, -1e308], [1e-320, 1.]),
+    ([float(epoch) for epoch in range(200)], [10.0 ** -epoch for epoch in range(200)], [1.] * 200),
+])
+def test_losses_are_drawn_whatever_they_are(tmp_path, epochs, training, validation):
+    assert opened(figures.losses(epochs, training, validation), tmp_path)[0] == (750, 540)
+
+
+def test_curves_take_gaps_and_names_with_dollars(tmp_path):
+    curves = {'$\\foo$': [float('nan'), 90.0], '\ud800 漢': [80.0, float('inf')]}
+    size, colours = opened(figures.scores([1., 2.], curves), tmp_path)
+    assert size == (750, 540) and colours > 20
+
+
+@pytest.mark.parametrize('precision, recall, best', [
+    ([30., 90., 100.], [100., 95., 10.], 1), ([30., 0.], [100., 0.], None), ([5.], [100.], 9)])
+def test_precision_and_recall_are_drawn(tmp_path, precision, recall, best):
+    size, colours = opened(figures.precision_recall(precision, recall, best), tmp_path)
+    assert size == (750, 540) and colours > 20
+
+
+@pytest.mark.parametrize('count', [2, 30])
+def test_a_confusion_matrix_is_drawn_with_empty_classes(tmp_path, count):
+    matrix = [[0] * count for _ in range(count)]
+    matrix[0][0], matrix[0][1] = 3, 1
+    _, colours = opened(figures.confusion(matrix, ['$' * 50] * count), tmp_path)
+    assert colours > 20
+
+
+# In a browser ---------------------------------------------------------------------------------
+
+LOOK = """async () => {
+  const shown = () => Array.from(document.querySelectorAll('.frame'))
+    .filter(frame => frame.offsetParent).map(frame => frame.dataset.name);
+  const heading = () => document.querySelector('.frames-section h2').textContent;
+  const tops = Array.from(document.querySelector('.pictures').children).map(
+    picture => Math.round(picture.getBoundingClientRect().top));
+  const result = { columns: tops.filter(top => top === tops[0]).length };
+  document.querySelector('[data-group=uu]').click();
+  result.uu = shown();
+  result.ofUu = heading();
+  document.querySelector('[data-group=""]').click();
+  const order = document.querySelector('select');
+  order.value = '0 down'; order.dispatchEvent(new Event('change'));
+  result.best = shown();
+  result.heading = heading();
+  const dialog = document.querySelector('dialog'), large = dialog.querySelector('img');
+  const next = dialog.querySelector('[aria-label="next picture"]');
+  document.querySelector('.frame a.zoom').click();
+  result.large = dialog.open && large.alt;
+  result.legend = dialog.textContent.includes('road missed');
+  await large.decode();
+  result.fitted = large.getBoundingClientRect().width;
+  large.click();
+  result.full = large.getBoundingClientRect().width;
+  next.click();
+  result.next = large.alt;
+  return result;
+}"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH')
+def test_page_in_a_browser_on_a_phone_and_on_a_desk(full):
+    write_options(full, command='main.py --' + 'x' * 300)  # one word, wider than any screen
+    write_log(full)
+    write_evaluation(full, bev={'scores': {'URBAN': {'MaxF': 93.75}}}, detail=CURVES)
+    write_picture(full / 'validation' / 'um_000001_input.jpg', (2000, 600))
+    page.write_page(full)
+    (phone, desk), lacking = measure_in_browser(full, 'index.html', LOOK,
+                                                [(360, 740), (1280, 900)])
+    assert not lacking
+    assert (phone['width'], desk['width']) == (360, 1280)
+    for result in (phone, desk):
+        assert result['scroll'] <= result['width']
+        assert not result['cut']
+        assert result['images'] == result['loaded'] == 3 + 3 * 4 - 1 + page.TEST_OVERLAYS
+        assert result['uu'] == ['uu_000003', 'uu_000004']
+        assert result['ofUu'] == 'Validation photographs of uu, worst IoU first'
+        assert result['best'] == ['um_000001', 'uu_000003', 'umm_000002', 'uu_000004']
+        assert result['heading'] == 'Validation photographs, best IoU first'
+        assert result['large'] == 'um_000001: input'
+        assert result['legend']
+        assert result['fitted'] <= result['width'] and result['full'] == 2000
+        assert result['next'] == 'um_000001: truth'
+    assert phone['columns'] == 1 and desk['columns'] == 4
+
+
+@pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH')
+def test_many_classes_in_a_browser_on_a_phone(bare):
+    write_street(bare)
+    page.write_page(bare)
+    (phone, desk), lacking = measure_in_browser(bare, 'index.html', 'async () => ({})',
+                                                [(360, 740), (1280, 900)])
+    assert not lacking
+    for result in (phone, desk):
+        assert result['scroll'] <= result['width'] and not result['cut']
+        assert result['images'] == result['loaded'] == 3
