@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helper import IGNORED, resize
-from roadseg import augment
+from roadseg.datasets.description import IGNORED
+from roadseg.images import resize
+from roadseg.training import augment
 
 SHAPE = (40, 64)
 GREY = (124, 116, 104)
@@ -131,6 +132,30 @@ def test_colour_changes_the_photograph_within_bounds():
     assert 0.6 < min(brightness) < 0.85
     assert 1.15 < max(brightness) < 1.4
     assert np.mean(brightness) == pytest.approx(1, abs=0.1)
+
+
+def four_steps(rng, image, strength):
+    """What `random_colour` does, one change after the other, in floating point."""
+    brightness, saturation, contrast = rng.uniform(1 - strength, 1 + strength, 3)
+    balance = rng.uniform(1 - strength / 4, 1 + strength / 4, 3)
+    changed = image * (brightness * balance)
+    grey = changed.mean(axis=2, keepdims=True)
+    changed = grey + (changed - grey) * saturation
+    mean = changed.mean()
+    changed = np.rint(mean + (changed - mean) * contrast)
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('strength', [0.01, 0.3, 0.7, 1.0])
+def test_colour_is_within_a_grey_level_of_its_four_steps(strength):
+    images = [photograph(), photograph()[:7, :13] // 3, photograph()[:, ::-1] // 2 + 127,
+              np.full((3, 5, 3), (0, 128, 255), np.uint8)]
+    for image in images:
+        for seed in range(25):
+            found = augment.random_colour(generator(seed), image, strength)
+            expected = four_steps(generator(seed), image, strength)
+            assert abs(found.astype(int) - expected).max() <= 1
+            assert (found != expected).mean() < 0.02    # of those that are half way
 
 
 def test_colour_leaves_the_original_alone():

@@ -2,7 +2,7 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 from roadseg.datasets.description import IGNORED
 from roadseg.images import resize_pair
@@ -66,11 +66,10 @@ def random_colour(rng, image, strength):
     picture = Image.fromarray(image)
     balanced = brightness * np.diag(balance)
     saturated = (saturation * np.eye(3) + (1 - saturation) / 3) @ balanced
-    means = np.asarray(picture.resize((1, 1), Image.Resampling.BOX), float)[0, 0]
+    means = ImageStat.Stat(picture).mean
     matrix = np.empty((3, 4))
     matrix[:, :3] = contrast * saturated
-    # contrast is about the mean grey; half a level more, as Pillow cuts off what follows the point
-    matrix[:, 3] = (1 - contrast) * (balanced @ means).mean() + 0.5
+    matrix[:, 3] = (1 - contrast) * (balanced @ means).mean()       # about the mean grey
     return np.asarray(picture.convert('RGB', tuple(matrix.ravel())))
 
 
