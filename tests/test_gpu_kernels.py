@@ -1,0 +1,93 @@
+"""Every operation of the graphs has a kernel for a GPU: read from TensorFlow's registry.
+
+The wheel that pip installs on Linux is built with CUDA, so its registry tells, without a GPU,
+what would run there. An operation without a kernel would run on the CPU, and its tensors would
+travel to and fro in every step.
+"""
+from types import SimpleNamespace
+
+import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.python.framework.kernels import get_registered_kernels_for_op
+
+import main
+from conftest import save_tiny_vgg
+from roadseg.networks import resnet50
+
+if not tf.test.is_built_with_cuda():
+    pytest.skip('this TensorFlow is built without CUDA', allow_module_level=True)
+
+# No kernel of their own on a GPU, and none needed: resource handles and the control flow of
+# saving and loading are placed, not computed, and strings live on the host.
+HOST = {'VarHandleOp', 'NoOp', 'Placeholder', 'PlaceholderWithDefault', 'SaveV2', 'RestoreV2',
+        'MergeV2Checkpoints', 'ShardedFilename', 'StringJoin', 'Assert'}
+# Shape arithmetic: int32 of a few elements, which TensorFlow keeps on the host on purpose.
+SMALL = {tf.int32, tf.int64, tf.bool, tf.string}
+
+
+def options(**changes):
+    return SimpleNamespace(**{
+        'seed': 0, 'model': 'fcn8s', 'score_channels': 4, 'weight_decay': 1e-4, 'clip_norm': 1.0,
+        'freeze_blocks': 1, 'decoder_rate': 2.0, 'average_decay': 0.9, 'learning_rate': 1e-3,
+        'precision': 'float32', 'train': 'all', **changes})
+
+
+def has_gpu_kernel(operation):
+    """Whether the registry has a kernel for a GPU with the operation's types."""
+    for kernel in get_registered_kernels_for_op(operation.type).kernel:
+        if kernel.device_type not in ('GPU', 'DEFAULT'):      # DEFAULT: on whatever there is
+            continue
+        if all(_type_of(operation, constraint.name) in constraint.allowed_values.list.type
+               for constraint in kernel.constraint):
+            return True
+    return False
+
+
+def _type_of(operation, name):
+    value = operation.get_attr(name)
+    return value.as_datatype_enum if isinstance(value, tf.DType) else value
+
+
+def without_kernel(graph, targets):
+    """(type, data type of the output) of what runs for the targets and has no GPU kernel."""
+    found, waiting = set(), [getattr(target, 'op', target) for target in targets]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs] + operation.control_inputs
+    missing = set()
+    for operation in found:
+        kind = operation.outputs[0].dtype.base_dtype if operation.outputs else None
+        if operation.type not in HOST and not has_gpu_kernel(operation):
+            if kind not in SMALL and kind != tf.resource:
+                missing.add((operation.type, kind))
+    return missing
+
+
+@pytest.fixture(scope='module')
+def encoders(tmp_path_factory):
+    """Paths of the frozen graphs by name."""
+    folder = tmp_path_factory.mktemp('encoders')
+    save_tiny_vgg(folder / 'vgg', context=True)
+    resnet50.convert('random', folder / 'resnet50', width_divisor=16)
+    return folder
+
+
+@pytest.mark.parametrize('encoder, model, num_classes', [
+    ('vgg', 'fcn8s', 2), ('vgg', 'segnet', 11), ('resnet50', 'fcn8s', 19)])
+def test_every_operation_of_training_and_inference_has_a_gpu_kernel(encoders, encoder, model,
+                                                                   num_classes):
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        net = main.build(sess, encoders / encoder, num_classes, options(model=model))
+        swap = graph.get_operation_by_name('swap_averages')
+        assert not without_kernel(graph, [net.train_op, net.cross_entropy_loss, net.logits, swap])
+
+
+def test_an_operation_without_a_gpu_kernel_is_found():
+    """The test above can fail."""
+    with tf.Graph().as_default() as graph:
+        labels = tf.unique(tf.placeholder(tf.float32, [None])).y
+        words = tf.strings.as_string(labels)
+        assert without_kernel(graph, [tf.strings.to_number(words)]) == {
+            ('StringToNumber', tf.float32)}
