@@ -1,12 +1,15 @@
 """The estimate before a run, against counts by hand."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import main
-from helper import InputError
-from roadseg import preflight
-from roadseg.preflight import Cost
+from roadseg.errors import InputError
+from roadseg.inference import Network
+from roadseg.training import preflight
+from roadseg.training.preflight import Cost
 
 GIB = 2 ** 30
 
@@ -144,12 +147,14 @@ def test_advice_is_never_a_batch_of_none():
     assert '--image-size' in advice
 
 
+@pytest.mark.parametrize('error', [tf.errors.ResourceExhaustedError(None, None, 'OOM'),
+                                   MemoryError('Unable to allocate 12 TB')])
 @pytest.mark.parametrize('available', [5 * GIB, 3 * GIB, None])
-def test_running_out_of_memory_becomes_advice(available):
+def test_running_out_of_memory_becomes_advice(available, error):
     """Also where nobody knows how much there is."""
     with pytest.raises(InputError, match='out of memory: about 5.0 GiB.*batches of 4'):
         with preflight.advising(Cost(1000, 1.0, 5 * GIB, GIB), 4, available):
-            raise tf.errors.ResourceExhaustedError(None, None, 'OOM')
+            raise error
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
@@ -162,6 +167,80 @@ def test_available_memory_is_a_plausible_number_of_bytes():
     with tf.Graph().as_default(), tf.Session() as sess:
         available = preflight.available_memory(sess)
     assert available is None or 2 ** 20 < available < 2 ** 50
+
+
+# What is too large ----------------------------------------------------------------------------
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """A machine with 2 GiB."""
+    monkeypatch.setattr(preflight, 'available_memory', lambda sess: 2 * GIB)
+
+
+def report(image_size, test_scale=(1.0,), logits=None):
+    """`preflight.report` of `tiny_network`, or of what `logits` makes of its image."""
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        image, last = tiny_network()
+        if logits is not None:
+            last = logits(image, last)
+        net = SimpleNamespace(input_image=image, logits=last, keep_prob=tf.placeholder(tf.float32))
+        shapes = preflight.layer_shapes(last)
+        sess.run(tf.global_variables_initializer())
+        graph.finalize()
+        return preflight.report(sess, net, shapes, 10, tf.trainable_variables(), SimpleNamespace(
+            image_size=image_size, batch_size=1, precision='float32', test_scale=test_scale))
+
+
+def test_the_report_says_what_it_takes(capsys, little_memory):
+    cost, available = report((32, 64))
+    assert available == 2 * GIB and cost.memory < 2 * GIB
+    assert 'GFLOP per image forward' in capsys.readouterr().out
+
+
+def test_a_test_scale_whose_memory_will_not_do_is_refused_before_the_training(little_memory):
+    """The training itself would fit."""
+    report((320, 640), test_scale=[1.0, 2.0])
+    with pytest.raises(InputError, match=r'out of memory: .*--test-scale 100.* and 2.0 GiB are free'
+                                         '.*choose a smaller one'):
+        report((320, 640), test_scale=[1.0, 100.0])
+
+
+def test_memory_to_predict_grows_with_the_square_of_the_scale():
+    def memory(scale):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            image, logits = tiny_network()
+            shapes = preflight.layer_shapes(logits)
+            sess.run(tf.global_variables_initializer())
+            return preflight.cost(sess, logits, shapes, image, (96, 96), 1,
+                                  tf.trainable_variables(), 'float32', {}, scale).memory_to_predict
+
+    assert memory(4) - memory(2) == pytest.approx(3 * 4 * (memory(1) - memory(0)), rel=1e-6)
+    assert memory(1) - memory(0) >= 4 * 96 * 96 * 5         # the largest layer, in bytes
+
+
+def test_a_network_that_is_to_predict_is_measured_alike(little_memory):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        image, logits = tiny_network()
+        sess.run(tf.global_variables_initializer())
+        network = Network(sess, logits, tf.placeholder(tf.float32), image, (320, 640), (1, 2))
+        preflight.check_prediction(network)
+        with pytest.raises(InputError, match='out of memory: .*--test-scale 100'):
+            preflight.check_prediction(network._replace(scales=(100, 1)))
+
+
+def test_memory_that_runs_out_while_the_time_is_measured_is_advice(little_memory):
+    """The probe of the layers' shapes fits. TensorFlow makes its own error of Python's."""
+    def look(image):
+        if image.shape[1] > preflight.PROBE:
+            raise MemoryError('12 TB')
+        return np.float32(0)
+
+    def spoilt(image, logits):
+        return logits + tf.numpy_function(look, [image], tf.float32)
+
+    with pytest.raises(InputError, match='out of memory: about .*--image-size') as caught:
+        report((160, 320), logits=spoilt)
+    assert '\n' not in str(caught.value)
 
 
 def test_seconds_are_measured():

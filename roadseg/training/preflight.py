@@ -22,6 +22,8 @@ class Cost(NamedTuple):
     gflop_per_image: float      # of the forward pass; a multiplication and an addition are two
     memory: int                 # bytes, estimated, of a training step
     memory_of_image: int        # bytes of it that each image of a batch adds
+    memory_to_predict: int = 0  # bytes, estimated, of a prediction at the largest test scale
+    test_scale: float = 1.0     # that scale
 
 
 def forward_operations(fetch):
@@ -55,7 +57,7 @@ def layer_shapes(fetch):
 
 
 def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, precision,
-         feed_dict):
+         feed_dict, test_scale=1.0):
     """Work and memory of a training step, from the layers' shapes at a small size.
 
     The backward pass needs the outputs of the layers from the first trained one on; before it,
@@ -71,6 +73,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
         variables: those that are trained.
         precision: of the activations, 'float32' or 'bfloat16'.
         feed_dict: what else to feed, the keep probability.
+        test_scale: largest factor of the size at which is predicted.
 
     Returns:
         `Cost`.
@@ -98,8 +101,10 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     of_image = int(width * (kept + TRANSIENT * largest) * scale)
     parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
-    memory = 20 * parameters + WORKSPACE + batch_size * of_image
-    return Cost(parameters, work * scale / 1e9, memory, of_image)
+    fixed = 20 * parameters + WORKSPACE
+    to_predict = int(width * TRANSIENT * largest * scale * test_scale ** 2)
+    return Cost(parameters, work * scale / 1e9, fixed + batch_size * of_image, of_image,
+                fixed + to_predict, test_scale)
 
 
 def seconds_per_image(sess, logits, input_image, image_shape, feed_dict):
@@ -107,7 +112,8 @@ def seconds_per_image(sess, logits, input_image, image_shape, feed_dict):
 
     The backward pass is taken as twice the forward pass.
     """
-    feed_dict = {**feed_dict, input_image: np.zeros((1, *image_shape, 3), np.float32)}
+    image = np.zeros((1, *image_shape, 3), input_image.dtype.as_numpy_dtype)
+    feed_dict = {**feed_dict, input_image: image}
     sess.run(logits, feed_dict)         # the first one also plans
     began = time.perf_counter()
     sess.run(logits, feed_dict)
@@ -146,7 +152,7 @@ def memory_advice(cost, batch_size, available):
 
 
 def check(cost, batch_size, available):
-    """Refuses a training that won't fit.
+    """Refuses a training that won't fit, or whose predictions won't.
 
     Args:
         cost: `Cost` of a step with `batch_size` images.
@@ -158,14 +164,37 @@ def check(cost, batch_size, available):
     """
     if available is not None and cost.memory > available:
         raise InputError(f'out of memory: {memory_advice(cost, batch_size, available)}')
+    if available is not None and cost.memory_to_predict > available:
+        raise InputError(
+            f'out of memory: about {cost.memory_to_predict / 2**30:.1f} GiB are needed to predict '
+            f'at --test-scale {cost.test_scale:g} and {available / 2**30:.1f} GiB are free; '
+            'choose a smaller one')
+
+
+def check_prediction(network):
+    """Refuses test scales at which a network's prediction won't fit into memory.
+
+    Adds operations to the graph.
+
+    Args:
+        network: `inference.Network` in a session with all values.
+
+    Raises:
+        InputError: the memory will not do.
+    """
+    with network.sess.graph.as_default():
+        shapes = layer_shapes(network.logits)
+    check(cost(network.sess, network.logits, shapes, network.input_image, network.image_shape, 0,
+               [], 'float32', {network.keep_prob: 1.0}, max(network.scales)),
+          0, available_memory(network.sess))
 
 
 @contextmanager
 def advising(cost, batch_size, available):
-    """Turns TensorFlow's out-of-memory error into an InputError that says what will fit."""
+    """Turns TensorFlow's and Python's lack of memory into an InputError that says what will fit."""
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         raise InputError('out of memory: ' + memory_advice(
             cost, batch_size, available)) from error
 
@@ -194,7 +223,7 @@ def report(sess, net, shapes, images, variables, options):
         shapes: from `layer_shapes(net.logits)`.
         images: that will be trained on, over all epochs.
         variables: those that are trained.
-        options: namespace with `image_size`, `batch_size` and `precision`.
+        options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
 
     Returns:
         (`Cost`, bytes available or None).
@@ -204,7 +233,8 @@ def report(sess, net, shapes, images, variables, options):
     """
     inference = {net.keep_prob: 1.0}
     estimate = cost(sess, net.logits, shapes, net.input_image, options.image_size,
-                    options.batch_size, variables, options.precision, inference)
+                    options.batch_size, variables, options.precision, inference,
+                    max(options.test_scale))
     available = available_memory(sess)
     check(estimate, options.batch_size, available)
     with advising(estimate, options.batch_size, available):
