@@ -178,6 +178,14 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
         assert command('--resume', run) == 130
     assert len(read_log(run)) == 1
     assert checkpoints.saved(run)[-1].name == 'step-000022'
+
+    # After the training.
+    with monkeypatch.context() as patch:
+        interrupting(patch, recorder.Recorder, 'score_last', 1, signal.SIGHUP)
+        assert command('--resume', run) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'stopped; go on with python main.py --resume {run}')
+    assert len(read_log(run)) == 2
     assert_like(run, whole)
 
 

@@ -8,6 +8,7 @@
         overlays/           the test photographs with their road in green
         validation/         the held-out photographs: input, truth, probability, overlay
         evaluation.json     the scores
+    pseudo_labels/      labels by a teacher, see roadseg/training/unlabelled.py; pseudo_labels.json
         loss.png index.html the curve, and one page that shows it all
         .lock               held by the process that trains
 """
@@ -323,7 +324,8 @@ def locked(run):
 
 
 @contextmanager
-def start_run(options, device, dataset, training, validation, encoder, cost, save):
+def start_run(options, device, dataset, training, validation, encoder, cost, save, lesson=None,
+              start_from=None):
     """Opens the folder of a run, a new one with its `options.json`, or that of --resume.
 
     A new folder appears with its first checkpoint, so that there is none that can't be resumed.
@@ -336,12 +338,15 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
         encoder: path of the frozen graph.
         cost: `preflight.Cost`.
         save: function of a run's folder that writes a checkpoint into it.
+        lesson: `unlabelled.Lesson`, whose pseudo-labels are kept in the folder.
+        start_from: dict of the run whose weights this one starts with, if any.
 
     Yields:
         Path of the folder, which is locked: here, or, where a run is resumed, by the caller.
 
     Raises:
         InputError: it cannot be made.
+        KeyboardInterrupt: as it comes from within, with a message that says how to go on.
     """
     def fill(folder):
         write_json(folder / 'options.json', {
@@ -352,17 +357,26 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
                      'road': dataset.road, 'best': column(dataset.measures.BEST),
                      'training': len(training), 'validation': len(validation),
                      'testing': len(dataset.tests)},
+            **({'start_from': start_from} if start_from else {}),
             'model': {'parameters': cost.parameters,
                       'gflop_per_image': round(cost.gflop_per_image, 2),
                       'encoder': os.path.abspath(encoder), 'encoder_sha256': checksum(encoder)}})
         write_json(folder / 'photographs.json',
                    photograph_names(options.data_dir, training, validation))
+        if lesson is not None:
+            lesson.write(folder)
         save(folder)
 
     folder = options.resume or new_run_folder(options.runs_dir, fill)
     with locked(None if options.resume else folder):
         print(f'run folder: {folder}', flush=True)
-        yield folder
+        try:
+            yield folder
+        except KeyboardInterrupt as error:
+            if error.args:
+                raise
+            raise KeyboardInterrupt('stopped; go on with python main.py --resume '
+                                    + shlex.quote(str(folder))) from None
 
 
 def new_run_folder(runs_dir, fill):
