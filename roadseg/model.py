@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from roadseg.errors import InputError
 from roadseg.images import resize
@@ -66,6 +66,14 @@ def seen_size(image_shape, training_shape):
     if all(abs(side - trained) < 8 for side, trained in zip(size, training_shape)):
         return tuple(training_shape)
     return tuple(max(LEAST, 8 * round(side / 8)) for side in size)
+
+
+def probabilities_of(scores):
+    """Softmax: float32 (h, w, C) -> float32 (h, w, C)."""
+    if scores.shape[-1] == 2:           # in a tenth of the time
+        second = expit(scores[..., 1] - scores[..., 0])
+        return np.stack([1 - second, second], axis=-1)
+    return softmax(scores, axis=-1)
 
 
 def enlarged(probabilities, image_shape):
@@ -137,7 +145,7 @@ class Model:
         else:
             size = seen_size(image.shape[:2], self.image_size)
             scores = network._replace(image_shape=size).scores(image)
-        probabilities = softmax(scores, axis=-1)
+        probabilities = probabilities_of(scores)
         return enlarged(probabilities, image.shape[:2]) if full_size else probabilities
 
     def close(self):
