@@ -97,7 +97,7 @@ def machine(commands, tmp_path):
                  '--loadavg', tmp_path / 'loadavg'],
                 capture_output=True, text=True, check=True)
             calls = tmp_path / 'systemctl'
-            return calls.exists() and calls.read_text() == 'poweroff\n'
+            return calls.exists() and calls.read_text() == '--no-block poweroff\n'
     return Machine()
 
 
@@ -306,6 +306,12 @@ def test_service_gives_python_time_to_save():
     assert service['Type'] == 'exec'
     assert not re.search(r'\b(ba)?sh -c\b', service['ExecStart'])
     assert '130' in service['SuccessExitStatus'].split()
+
+
+def test_no_service_is_started_again_and_again():
+    """A program that dies at its start would be a load, and keep the machine from stopping."""
+    assert not [path.name for path in UNITS if re.search(r'^Restart=', path.read_text(),
+                                                         re.MULTILINE)]
 
 
 def test_units_start_what_is_there():
@@ -525,6 +531,13 @@ def test_config_sets_variables_that_exist_and_leaves_the_key_to_the_caller():
     assert {'region', 'instance_type', 'spot', 'cidr'} <= set(set_there) <= declared
     assert 'keyname' in declared - set(set_there)
     assert 'default' not in block('variable "keyname"')
+
+
+def test_readme_names_every_variable():
+    table = re.findall(r'^\| ((?:`\w+`(?:, )?)+) \|', (INFRA / 'README.md').read_text(),
+                       re.MULTILINE)
+    named = {name for cell in table for name in re.findall(r'\w+', cell)}
+    assert set(re.findall(r'^variable "(\w+)"', TERRAFORM, re.MULTILINE)) <= named
 
 
 @pytest.fixture

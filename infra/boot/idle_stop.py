@@ -92,7 +92,7 @@ def main(argv=None):
     minutes = (time.time() - options.state.stat().st_mtime) / 60
     print(f'idle for {minutes:.0f} of {MINUTES} minutes')
     if minutes >= MINUTES:
-        subprocess.run(['systemctl', 'poweroff'], check=True)
+        subprocess.run(['systemctl', '--no-block', 'poweroff'], check=True)
 
 
 if __name__ == '__main__':
