@@ -25,7 +25,7 @@ from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
 from roadseg.tf_paths import literal
 from roadseg.training import (augment, averages, checkpoints, class_weights, device, pipeline,
-                              preflight, signals)
+                              preflight, signals, start_from, unlabelled)
 from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
@@ -405,28 +405,28 @@ def run(options):
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
 
-    with tf.Graph().as_default() as graph, \
+    with unlabelled.lesson(options, dataset, training, validation) as lesson, \
+            tf.Graph().as_default() as graph, \
             tf.Session(config=device.session_config(options.precision)) as sess:
         net = build(sess, encoder, num_classes, options, weights)
         saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
-        progress = Progress()
-        if options.resume:
-            path, progress = checkpoints.restore(sess, saver, options.resume)
-            print(f'going on from {path}')
-        cost, available = preflight.report(sess, net, shapes, len(training) * (
+        progress, started = start_from.begin(sess, saver, options, validation)
+        cost, available = preflight.report(sess, net, shapes, lesson.per_epoch * (
             options.epochs - progress.epoch), trained_variables(options.freeze_blocks), options)
         get_batches_fn = pipeline.gen_batch_function(
-            training, dataset.read_label, options.image_size, seed=options.seed,
+            lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,
                             colour=options.colour),
-            first_epoch=progress.epoch, cache_bytes=pipeline.cache_bytes(options.cache_gb))
+            first_epoch=progress.epoch, cache_bytes=pipeline.cache_bytes(options.cache_gb),
+            order=lesson.order)
 
-        steps_per_epoch = math.ceil(len(training) / options.batch_size)
+        steps_per_epoch = math.ceil(lesson.per_epoch / options.batch_size)
         with start_run(options, hardware, dataset, training, validation, encoder, cost,
-                       lambda new: checkpoints.save(sess, saver, new, progress)) as folder:
+                       lambda new: checkpoints.save(sess, saver, new, progress),
+                       lesson, started) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
             with checkpoints.naming_last(folder), signals.stopping() as stopped, \
@@ -461,7 +461,7 @@ def main(argv=None):
     """The command: returns the exit code, 0, 2 for an input error, 130 after Ctrl-C."""
     options = parse_args(argv)
     with signals.as_ctrl_c(), locked(options.resume):
-        folder = run(options)
+        folder = unlabelled.rounds(run, options)
     print(f'overlays: {folder}/overlays    open {folder}/index.html')
 
 

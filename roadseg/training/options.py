@@ -1,8 +1,10 @@
 """The options of a training run and their defaults. No TensorFlow, so a typo is answered at once."""
 import argparse
+import os
+import sys
 from pathlib import Path
 
-from roadseg.commands import Parser, factors, image_size, number
+from roadseg.commands import Parser, factors, image_size, number, typed
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
 from roadseg.training.run_folder import read_options
@@ -25,24 +27,30 @@ RECIPES = {
 DATA_DIRS = {'demo': 'data/demo'}       # 'data' for the others
 # Of runs from before an option was there: what it stood for then.
 EARLIER = {'dataset': 'kitti', 'model': 'fcn8s', 'encoder': None, 'classes': None,
-           'class_weights': 'none', 'score_channels': 0, 'save_minutes': 10.0,
-           'test_scale': [1.0], 'flip_test': False}
+           'class_weights': 'none', 'score_channels': 0, 'decoder_rate': 1.0,
+           'save_minutes': 10.0, 'test_scale': [1.0], 'flip_test': False, 'own_data': False}
+# Those that every run has had.
+ALWAYS = ('data_dir', 'split', 'image_size', 'epochs', 'batch_size', 'learning_rate', 'schedule',
+          'warmup', 'keep_prob', 'weight_decay', 'clip_norm', 'freeze_blocks', 'average_decay',
+          'flip', 'scale', 'colour', 'precision', 'seed')
 
 
 def build_parser():
     """The options and their defaults. Those that matter for the result were measured."""
+    of_demo = ' '.join(f"--{name.replace('_', '-')} {typed(value)}"
+                       for name, value in RECIPES['demo', 'fcn8s'].items())
     parser = Parser(
-        prog='main.py',
+        prog='python main.py',
         description='Trains a network that finds the road, or any classes, on photographs, and '
                     'writes labelled overlays.',
         epilog='Defaults in parentheses are those of FCN-8s on KITTI Road; other data sets and '
                'models have their own, which options.json in the run folder shows. '
-               'Everything about a run: open runs/<date-time>/index.html.')
+               'All about a run is on its page, index.html in the run folder.')
     add = parser.add_argument_group('what to run').add_argument
     add('--demo', action='store_true',
         help='the same as --dataset demo: draw road scenes into data/demo and train a narrow '
-             'network on them at 128x416 for 30 epochs; nothing to download, two minutes on a '
-             'CPU')
+             'network on them; nothing to download, two minutes on a CPU. Unless others are '
+             f'given, its options are {of_demo}')
     add('--dataset', choices=tuple(catalogue.DATASETS), default='kitti',
         help='what to train on')
     add('--classes', type=number(int, 2, 255), metavar='C', default=None,
@@ -58,23 +66,44 @@ def build_parser():
         help='holds the data set and vgg/, or gets them by download; given by hand, it may hold '
              'fewer files than were published')
     add('--runs-dir', default='runs', metavar='DIR', help='where the run folder is made')
-    add('--split', default=None,
+    add('--split', default=None, metavar='SPLIT',
         help="photographs to hold out. kitti: val3, KittiSeg's (the default), or search, to "
              'choose options by (val3 is not trained on either). camvid: val (the default), '
-             'test, trainval. Any: kfold:K:I, tail:SHARE, none')
+             'test, trainval. cityscapes: val. demo: held-out. Any: kfold:K:I, the I-th of K '
+             'runs of frames, I from 0; tail:SHARE, the last ones (tail:0.2 is the default of '
+             'folder); none')
+
+    add = parser.add_argument_group('more from the same labels').add_argument
+    add('--start-from', type=Path, metavar='RUN', default=None,
+        help='take the weights of this run where names and shapes agree, whatever data set, '
+             'classes and model it was of; the others are new')
+    add('--unlabelled', type=Path, metavar='DIR', default=None,
+        help='learn from the photographs in this folder, too, as --teacher labels them')
+    add('--teacher', type=run_folders, metavar='RUN[,RUN...]', default=None,
+        help='run that labels the photographs of --unlabelled; of several, the mean')
+    add('--unsure', type=unsure, metavar='P|LOW,HIGH', default=[0.7],
+        help='leave pixels out of the loss whose likeliest class is less probable than P to the '
+             'teacher; or, of two classes, where the second is between LOW and HIGH')
+    add('--unlabelled-share', type=number(float, 0.01, 0.99), metavar='SHARE', default=None,
+        help='at most this share of an epoch is without true labels, drawn anew for each; by '
+             'default an epoch is all photographs, with and without')
+    add('--rounds', type=number(int, 1, 100), default=1,
+        help='train so often, from the second time on with the last student as the teacher')
 
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
         help='size of the photographs in training')
     add('--test-scale', type=factors, default=[1.0], metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
-    add('--epochs', type=number(int, 1, 100_000), default=10, help='passes over the photographs')
-    add('--batch-size', type=number(int, 1, 4096), default=1, help='photographs a step')
-    add('--learning-rate', type=number(float, 0, 10), default=1e-4,
+    add('--epochs', type=number(int, 1, 100_000), default=10, metavar='N',
+        help='passes over the photographs')
+    add('--batch-size', type=number(int, 1, 4096), default=1, metavar='N',
+        help='photographs per step')
+    add('--learning-rate', type=number(float, 0, 10), default=1e-4, metavar='RATE',
         help="Adam's learning rate, at its highest")
     add('--decoder-rate', type=number(float, 0, 1000), default=10.0, metavar='FACTOR',
         help="factor of the decoder's learning rate")
-    add('--score-channels', type=number(int, 0, 4096), default=32, metavar='K',
+    add('--score-channels', type=number(int, 0, 1024), default=32, metavar='K',
         help="channels of FCN-8s' scores; 0 for one per class, as in the paper")
     add('--class-weights', choices=('none', 'median'), default='none',
         help='weigh the classes in the loss: median frequency over their own, as SegNet does')
@@ -82,14 +111,15 @@ def build_parser():
         help='course of the learning rate after the warm-up')
     add('--warmup', type=number(int, 0, 10_000_000), default=100, metavar='STEPS',
         help='steps of linear rise to the learning rate')
-    add('--keep-prob', type=number(float, 0.01, 1), default=0.5,
+    add('--keep-prob', type=number(float, 0.01, 1), default=0.5, metavar='P',
         help='probability that dropout keeps an activation of fc6 and fc7')
-    add('--weight-decay', type=number(float, 0, 1), default=5e-5, help='factor of the L2 loss')
-    add('--clip-norm', type=number(float, 1e-6, 1e6), default=1.0,
+    add('--weight-decay', type=number(float, 0, 1), default=5e-5, metavar='FACTOR',
+        help='factor of the L2 loss')
+    add('--clip-norm', type=number(float, 1e-6, 1e6), default=1.0, metavar='NORM',
         help="upper bound of the gradient's norm")
-    add('--freeze-blocks', type=number(int, 0, 5), default=2,
+    add('--freeze-blocks', type=number(int, 0, 5), default=2, metavar='N',
         help="leave the encoder's first blocks as they are")
-    add('--average-decay', type=number(float, 0, 0.99999), default=0.99,
+    add('--average-decay', type=number(float, 0, 0.99999), default=0.99, metavar='DECAY',
         help='validate and save moving averages of the weights; 0 for none')
     add('--flip', action=argparse.BooleanOptionalAction, default=True,
         help='mirror every second photograph')
@@ -102,9 +132,10 @@ def build_parser():
 
     add = parser.add_argument_group('machine').add_argument
     add('--precision', choices=('auto', 'float32', 'bfloat16'), default='auto',
-        help='of convolutions; auto is bfloat16 on a CPU that has it in hardware, else float32')
-    add('--seed', type=number(int, 0, 2**31 - 1), default=0,
-        help='of all that is drawn: new layers, dropout, order and augmentation')
+        help='precision of convolutions; auto is bfloat16 on a CPU that has it in hardware, else '
+             'float32')
+    add('--seed', type=number(int, 0, 2**31 - 1), default=0, metavar='N',
+        help='decides all that is drawn: new layers, dropout, order and augmentation')
     add('--save-minutes', type=number(float, 0.01, 100_000), default=10.0, metavar='M',
         help='write a checkpoint at least so often, besides at the end of each epoch')
     add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
@@ -137,15 +168,69 @@ def parse_args(argv=None):
                              'too; leave one out')
         parser.set_defaults(dataset='demo')
         first.dataset = 'demo'
+        given['dataset'] = 'demo'
+        del given['demo']
     if first.resume:
-        return resumed_options(first.resume, given)
+        options = resumed_options(first.resume, given)
+        check_places(options)
+        return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get((first.dataset, first.model), {}))
     options = parser.parse_args(argv)
     options.own_data = 'data_dir' in given
+    check_teaching(given)
+    check_places(options)
     if options.split is not None:
         splits.check_split(options.split, catalogue.SPLITS[options.dataset])
     return options
+
+
+def check_places(options):
+    """Raises InputError where --data-dir or --runs-dir can't be a folder, or --encoder is none."""
+    for name in ('data_dir', 'runs_dir'):
+        nearest = Path(getattr(options, name))
+        while not os.path.exists(nearest) and nearest != nearest.parent:
+            nearest = nearest.parent
+        if not getattr(options, name) or not os.path.isdir(nearest):
+            raise InputError(f"--{name.replace('_', '-')} '{getattr(options, name)}' cannot be a "
+                             f'folder: {nearest} is none; name another')
+    if options.encoder and not os.path.isfile(options.encoder / 'saved_model.pb'):
+        raise InputError(f'--encoder {options.encoder} is no frozen graph: it has no '
+                         'saved_model.pb; write one with `python -m roadseg.networks.vgg16` or '
+                         '`python -m roadseg.networks.resnet50`')
+
+
+def run_folders(text):
+    """'runs/a,runs/b' -> [Path('runs/a'), Path('runs/b')]."""
+    parts = text.split(',')
+    if '' in parts:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a run, or runs with one comma "
+                                         'between two of them')
+    return [Path(part) for part in parts]
+
+
+def unsure(text):
+    """'0.7' -> [0.7], '0.3,0.7' -> [0.3, 0.7]: rising probabilities."""
+    bounds = [number(float, 0, 1)(part) for part in text.split(',')]
+    if len(bounds) > 2 or bounds != sorted(set(bounds)):
+        raise argparse.ArgumentTypeError(
+            f"'{text[:40]}' is neither a probability, such as 0.7, nor two that rise, such as "
+            '0.3,0.7')
+    return bounds
+
+
+def check_teaching(given):
+    """Raises InputError where of --unlabelled and --teacher, and what goes with them, one lacks.
+
+    Args:
+        given: dict, from `given_options`.
+    """
+    if 'unlabelled' in given and 'teacher' not in given:
+        raise InputError('--unlabelled needs --teacher RUN, a run that labels the photographs')
+    for name in ('teacher', 'unsure', 'unlabelled_share', 'rounds'):
+        if name in given and 'unlabelled' not in given:
+            raise InputError(f"--{name.replace('_', '-')} needs --unlabelled DIR, a folder with "
+                             'photographs that have no labels')
 
 
 def given_options(argv):
@@ -159,8 +244,8 @@ def given_options(argv):
 def resumed_options(folder, given):
     """Returns the options of an earlier run, to go on with.
 
-    Only where things lie, --data-dir, may have changed since. An option that the run is too old
-    to have gets the value it stood for then.
+    Only where things lie, --data-dir and --unlabelled, may have changed since. An option that the
+    run is too old to have gets the value it stood for then.
 
     Raises:
         InputError: the folder is no run's, an option in `given` contradicts it, or a value in it
@@ -168,8 +253,10 @@ def resumed_options(folder, given):
     """
     saved = complete(read_options(folder), folder)
     places = {'resume': folder, 'data_dir': given.get('data_dir', saved['data_dir'])}
+    if saved['unlabelled']:
+        places['unlabelled'] = given.get('unlabelled', saved['unlabelled'])
     contradicting = [
-        f"--{name.replace('_', '-')} is {value}, was {saved.get(name)}"
+        f"--{name.replace('_', '-')} is {typed(value)}, was {typed(saved.get(name))}"
         for name, value in given.items() if name not in places and saved.get(name) != value]
     if contradicting:
         raise InputError(f'{folder} was started with other options: '
@@ -188,18 +275,35 @@ def complete(saved, folder):
         dict with a value of the right type for every option.
 
     Raises:
-        InputError: a value is none that the option can have.
+        InputError: a value is none that the option can have, or one is missing that every run
+            has.
     """
-    parser = build_parser()
-    options = {**EARLIER, 'own_data': False, **saved}
+    actions = {action.dest: action for action in build_parser()._actions if action.dest != 'help'}
+    foreign = [name for name in saved if name not in actions and name != 'own_data']
+    missing = [name for name in ALWAYS if name not in saved]
+    if missing:
+        unknown = f", and there is '{foreign[0]}', which is no option" if foreign else ''
+        raise InputError(f"{folder}/options.json has no '{missing[0]}'{unknown}; take the file "
+                         'from a backup, or start a new run')
+    if foreign:
+        print(f"warning: {folder}/options.json has '{foreign[0]}', which is no option of this "
+              'version', file=sys.stderr)
+    options = {**EARLIER, **saved}
     if saved.get('demo') and 'dataset' not in saved:
         options['dataset'] = 'demo'
-    for action in parser._actions:
-        name = action.dest
-        if name in ('help', 'resume'):
-            continue
-        options.setdefault(name, action.default)
-        options[name] = _checked(action, options[name], folder)
+    for name, action in actions.items():
+        if name != 'resume':
+            options.setdefault(name, action.default)
+            options[name] = _checked(action, options[name], folder)
+    if not isinstance(options['own_data'], bool):
+        raise _wrong(folder, 'own_data', options['own_data'])
+    if options['dataset'] == 'demo' and options['split'] == 'val3':
+        options['split'] = 'held-out'       # its name in earlier versions
+    try:
+        if options['split'] is not None:
+            splits.check_split(options['split'], catalogue.SPLITS[options['dataset']])
+    except InputError as error:
+        raise _wrong(folder, 'split', options['split']) from error
     return options
 
 
@@ -207,20 +311,28 @@ def _checked(action, value, folder):
     """A value of options.json as its option would have read it."""
     if value is None and action.default is None:
         return None
-    if action.type is None and action.choices is None:
-        kind = bool if action.nargs == 0 else str
-        right = isinstance(value, kind)
+    several, right, found = isinstance(value, (list, tuple)), True, value
+    if action.nargs == 0:
+        right = isinstance(value, bool)
+    elif action.type is None:
+        right = isinstance(value, str) and value in (action.choices or [value])
+    elif action.type is Path:
+        right = isinstance(value, (str, Path))
+        found = Path(value) if right else value
     else:
-        text = ('x' if action.type is image_size else ',').join(
-            str(part) for part in value) if isinstance(value, list) else str(value)
+        parts = value if several else [value]
         try:
-            value = action.type(text) if action.type else value
-            right = not isinstance(value, bool) and (
-                action.choices is None or value in action.choices)
+            found = action.type(('x' if action.type is image_size else ',').join(map(str, parts)))
+            right = isinstance(found, (list, tuple)) or not several
         except (argparse.ArgumentTypeError, ValueError):
             right = False
     if not right:
-        raise InputError(f"{folder}/options.json: {action.dest} is {str(value)[:60]!r}, which "
-                         f'{action.option_strings[0]} cannot be; take the file from a backup, or '
-                         'start a new run')
-    return value
+        raise _wrong(folder, action.dest, value)
+    return found
+
+
+def _wrong(folder, name, value):
+    """The InputError of a value in options.json that its option can't have."""
+    return InputError(f"{folder}/options.json: {name} is {str(value)[:60]!r}, which "
+                      f"--{name.replace('_', '-')} cannot be; take the file from a backup, or "
+                      'start a new run')

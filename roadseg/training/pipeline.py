@@ -99,7 +99,7 @@ class Samples:
 
 
 def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=0, first_epoch=0,
-                       cache_bytes=2**32, threads=None):
+                       cache_bytes=2**32, threads=None, order=None):
     """Makes a function that yields the shuffled batches of one epoch.
 
     Photographs stay in memory at their own size, so that an augmentation which zooms finds all
@@ -117,6 +117,8 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
         first_epoch: number of the epoch that the first call yields.
         cache_bytes: how much memory decoded photographs may take, see `Samples`.
         threads: how many prepare photographs; None for one per processor.
+        order: function of a numpy Generator that returns the indices of an epoch's photographs;
+            None for all of them, shuffled.
 
     Returns:
         `get_batches_fn(batch_size, first=0)`, a generator of (images uint8 [N, H, W, 3], classes
@@ -137,13 +139,14 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
             raise InputError(f'batch size {batch_size} is not between 1 and the '
                              f'{len(samples)} photographs to train on')
         epoch, epochs_begun = epochs_begun, epochs_begun + 1
-        order = np.random.default_rng([seed, epoch]).permutation(len(samples))
+        rng_of_epoch = np.random.default_rng([seed, epoch])
+        indices = order(rng_of_epoch) if order else rng_of_epoch.permutation(len(samples))
 
         def prepare(index):
             rng = np.random.default_rng([seed, epoch, index])
             return augment(rng, *samples[index], image_shape)
 
-        prepared = prepared_ahead(prepare, order[first * batch_size:].tolist(), threads,
+        prepared = prepared_ahead(prepare, indices[first * batch_size:].tolist(), threads,
                                   ahead=2 * batch_size + threads)
         while batch := list(itertools.islice(prepared, batch_size)):
             yield tuple(np.stack(arrays) for arrays in zip(*batch))

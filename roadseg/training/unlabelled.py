@@ -1,0 +1,362 @@
+"""Learning from photographs without labels: a trained network labels them for the next one.
+
+A teacher, or the mean of several, labels each photograph once, at its full size. Pixels that it is
+unsure of are not evaluated. The student learns from these pseudo-labels and the true ones alike.
+Lee, "Pseudo-Label", ICML workshop on representation learning, 2013; Xie et al., "Self-training
+with Noisy Student improves ImageNet classification", CVPR 2020, whose noise is what training has
+anyhow: dropout, and photographs that are zoomed, mirrored and coloured.
+
+    RUN/pseudo_labels/NAME.png      class numbers, 255 where the teacher was unsure
+    RUN/pseudo_labels.json          the teachers, the photographs, and which were left out
+"""
+import argparse
+import hashlib
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from typing import Callable, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import roadseg
+from roadseg.datasets import labels
+from roadseg.datasets.description import IGNORED
+from roadseg.errors import InputError
+from roadseg.files import read_json, write_error, write_json
+from roadseg.images import read_image, write_mask
+from roadseg.model import is_run
+from roadseg.training import checkpoints, pipeline
+from roadseg.training.run_folder import checksum, read_run
+from roadseg.training.start_from import check_unseen
+
+FOLDER, NOTES = 'pseudo_labels', 'pseudo_labels.json'
+THUMBNAIL = 32      # pixels of a side
+# Two different photographs of KITTI Road correlate by 0.93 at most, neighbouring frames included;
+# a copy of half or a quarter of the size, compressed to a JPEG of quality 20 to 50, by 0.999.
+SAME = 0.99
+
+
+class Lesson(NamedTuple):
+    """What a run learns from."""
+    pairs: list             # (image, label) paths, those with true labels before the others
+    read_label: Callable    # path -> uint8 (H, W) class numbers, `IGNORED` where not evaluated
+    per_epoch: int          # photographs of an epoch
+    order: Callable | None = None   # numpy Generator -> indices of an epoch; None for all, shuffled
+    notes: dict = {}        # what `pseudo_labels.json` holds
+
+    def write(self, run):
+        """Keeps the pseudo-labels in the folder of a new run.
+
+        Raises:
+            InputError: they can't be written.
+        """
+        if not self.notes:
+            return
+        folder = run / FOLDER
+        try:
+            folder.mkdir()
+            for _, label in self.pairs[-len(self.notes['photographs']):]:
+                copyfile(label, folder / label.name)
+        except OSError as error:
+            raise write_error(folder, error) from error
+        write_json(run / NOTES, self.notes)
+
+
+@contextmanager
+def lesson(options, dataset, training, validation):
+    """Gathers what a run learns from: the labelled photographs, and those of --unlabelled.
+
+    A run that goes on takes the pseudo-labels that it has kept.
+
+    Args:
+        options: namespace.
+        dataset: `Dataset`.
+        training, validation: lists of (image, label) paths.
+
+    Yields:
+        `Lesson`.
+
+    Raises:
+        InputError: the teachers or the photographs are not what they should be, or what a run
+            has kept is damaged.
+    """
+    if not options.unlabelled:
+        yield Lesson(training, dataset.read_label, len(training))
+        return
+    scratch = nullcontext(options.resume / FOLDER) if options.resume else \
+        tempfile.TemporaryDirectory(prefix='pseudo_labels-')
+    with scratch as folder:
+        folder = Path(folder)
+        if options.resume:
+            notes = _kept(options)
+        else:
+            notes = _label(options, dataset, training, validation, folder)
+        more = [(Path(options.unlabelled) / entry['photograph'], folder / entry['label'])
+                for entry in notes['photographs']]
+        drawn = len(more)
+        if options.unlabelled_share is not None:
+            share = options.unlabelled_share
+            drawn = max(1, min(drawn, round(len(training) * share / (1 - share))))
+        per_epoch = len(training) + drawn
+        print(f'an epoch: {len(training)} photographs with labels and {drawn} of {len(more)} with '
+              f'pseudo-labels, a share of {drawn / per_epoch:.2f}', flush=True)
+        yield Lesson([*training, *more],
+                     partial(_read_label, read_true=dataset.read_label,
+                             pseudo={label for _, label in more}, num_classes=len(dataset.classes)),
+                     per_epoch, partial(_order, len(training), len(more), drawn), notes)
+
+
+def _read_label(path, read_true, pseudo, num_classes):
+    """Reads a true label or a pseudo-label: uint8 (H, W)."""
+    if path not in pseudo:
+        return read_true(path)
+    values = {number: number for number in [*range(num_classes), IGNORED]}
+    return labels.read_classes(path, labels.table(values),
+                               f'0 to {num_classes - 1}, or {IGNORED} where it is not evaluated')
+
+
+def _order(labelled, unlabelled, drawn, rng):
+    """Indices of an epoch, shuffled: all labelled ones and so many of the unlabelled ones."""
+    chosen = labelled + rng.permutation(unlabelled)[:drawn]
+    return rng.permutation(np.concatenate([np.arange(labelled), chosen]))
+
+
+# Rounds ---------------------------------------------------------------------------------------
+
+def rounds(run, options):
+    """Trains --rounds times, each time with the last student as the teacher.
+
+    Each round is a run of its own, whose `rounds` says how many are left, itself included; so one
+    that is resumed is followed by the others, too.
+
+    Args:
+        run: function of the options that trains, and returns the run folder.
+        options: namespace.
+
+    Returns:
+        Path of the last run folder.
+    """
+    folder = run(options)
+    while options.rounds > 1:
+        options = argparse.Namespace(**{**vars(options), 'resume': None, 'teacher': [folder],
+                                        'rounds': options.rounds - 1})
+        print(f'next round: {folder} is the teacher; {options.rounds} to go', flush=True)
+        folder = run(options)
+    return folder
+
+
+# Photographs ----------------------------------------------------------------------------------
+
+def _photographs(options, training, held_out):
+    """Finds the photographs, and leaves out those that are labelled ones.
+
+    Args:
+        options: namespace.
+        training, held_out: lists of (image, label) paths.
+
+    Returns:
+        (list of paths, list of the file names that were left out).
+
+    Raises:
+        InputError: the folder is none, belongs to the labelled photographs, or holds no usable
+            photograph; or one is unreadable.
+    """
+    folder = Path(options.unlabelled)
+    if not folder.is_dir():
+        raise InputError(f'--unlabelled: {folder} is no folder; name one with photographs')
+    for place in dict.fromkeys(path.parent for pair in training + held_out for path in pair):
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"--unlabelled: {folder} lies in {place}, where the data set's "
+                             'labelled photographs are; name a folder of others')
+    found = labels.pictures(folder, labels.PHOTOGRAPHS)
+    if not found:
+        raise InputError(f'--unlabelled: {folder} holds no photograph '
+                         f'({", ".join(labels.PHOTOGRAPHS)}); {labels.contents(folder)}')
+    paths, known = list(found.values()), [image for image, _ in held_out + training]
+    looks = _looks(paths + known)
+    digests, thumbnails = map(np.stack, zip(*looks[len(paths):]))
+    kept, left_out = [], {'held out': [], 'trained on with their labels': []}
+    for path, (digest, thumbnail) in zip(paths, looks):
+        mirrored = thumbnail.reshape(THUMBNAIL, THUMBNAIL)[:, ::-1].ravel()
+        alike = np.maximum(thumbnails @ thumbnail, thumbnails @ mirrored) > SAME
+        [same] = np.nonzero((digests == digest) | alike)
+        if not len(same):
+            kept.append(path)
+        elif same[0] < len(held_out):
+            left_out['held out'].append(path.name)
+        else:
+            left_out['trained on with their labels'].append(path.name)
+    for use, names in left_out.items():
+        if names:
+            print(f'warning: {len(names)} of {len(paths)} photographs in {folder} are left out, as '
+                  f'they are {use}, by their content, the first being {labels.shown(names[0])}',
+                  file=sys.stderr)
+    if not kept:
+        raise InputError(f"--unlabelled: all {len(paths)} photographs in {folder} are labelled "
+                         'ones of the data set, by their content; name a folder of others')
+    return kept, sorted(name for names in left_out.values() for name in names)
+
+
+def _looks(paths):
+    """What tells photographs apart, of each of them.
+
+    Returns:
+        List of (SHA-256 of the pixels, float32 (1024,): grey thumbnail of mean 0 and length 1, so
+        that the product of two is their correlation; 0 where all is of one grey).
+    """
+    threads = pipeline.processors()
+    return list(tqdm(pipeline.prepared_ahead(_look, paths, threads, ahead=4 * threads),
+                     'comparing photographs', len(paths), leave=False, disable=None))
+
+
+def _look(path):
+    photograph = read_image(path)
+    small = Image.fromarray(photograph).convert('L').resize((THUMBNAIL, THUMBNAIL),
+                                                            Image.Resampling.BOX)
+    grey = np.asarray(small, np.float32).ravel()
+    grey = grey - grey.mean()
+    digest = hashlib.sha256(str(photograph.shape).encode() + photograph.tobytes()).hexdigest()
+    return digest, grey / max(np.linalg.norm(grey), 1e-6)
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+def _label(options, dataset, training, validation, folder):
+    """Labels the photographs of --unlabelled into a folder.
+
+    Args:
+        options: namespace.
+        dataset: `Dataset`.
+        training, validation: lists of (image, label) paths.
+        folder: where the pseudo-labels go.
+
+    Returns:
+        dict, what `pseudo_labels.json` holds.
+
+    Raises:
+        InputError: see `lesson`.
+    """
+    bounds = options.unsure
+    if len(bounds) == 2 and len(dataset.classes) != 2:
+        raise InputError(f"--unsure {','.join(map('{:g}'.format, bounds))}: two bounds are for two "
+                         f'classes, and {dataset.title} has {len(dataset.classes)}; name one, '
+                         'below which the likeliest class is unsure')
+    learned = set(training)
+    # A split may also keep photographs for later that are neither trained on nor held out.
+    held_out = [pair for pair in dataset.labelled if pair not in learned]
+    for run in options.teacher:
+        _check_teacher(run, dataset)
+        check_unseen(run, '--teacher', options, validation)
+    paths, left_out = _photographs(options, training, held_out)
+    entries, skipped = [], []
+    with ExitStack() as stack:
+        teachers = [stack.enter_context(roadseg.load(run)) for run in options.teacher]
+        for path in tqdm(paths, 'labelling photographs', leave=False, disable=None):
+            classes = pseudo_label([teacher.predict(read_image(path)) for teacher in teachers],
+                                   bounds)
+            sure = float((classes != IGNORED).mean())
+            if not sure:
+                skipped.append(path.name)
+                continue
+            name = f'{path.stem}.png'
+            write_mask(folder / name, classes, dataset.palette)
+            entries.append({'photograph': path.name, 'label': name, 'sure': round(sure, 4),
+                            'sha256': _sha256(path)})
+        names = [teacher.name for teacher in teachers]
+    if skipped:
+        print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
+              f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
+              file=sys.stderr)
+    if not entries:
+        raise InputError(f'--unlabelled: the teacher is unsure of every pixel of all {len(paths)} '
+                         f'photographs in {options.unlabelled}; train it for longer, or choose '
+                         'another --unsure')
+    sure = np.mean([entry['sure'] for entry in entries])
+    print(f'{len(entries)} photographs labelled by '
+          f"{', '.join(map(str, options.teacher))}; {100 * sure:.1f} % of their pixels are sure "
+          'enough to be learned from', flush=True)
+    return {'teachers': [{'run': str(Path(run).resolve()), 'checkpoint': name,
+                          'sha256': checksum(Path(run) / 'checkpoints' / name)}
+                         for run, name in zip(options.teacher, names)],
+            'unsure': bounds, 'photographs': entries,
+            'left_out': {'labelled': left_out, 'unsure': skipped}}
+
+
+def pseudo_label(probabilities, bounds):
+    """The class of each pixel by the mean of several predictions, where that is sure.
+
+    Args:
+        probabilities: list of float32 ndarrays (H, W, C), each adding up to 1 over the classes.
+        bounds: [P], where a pixel is unsure if its largest probability is below P; or, of two
+            classes, [low, high], where it is if that of the second is between.
+
+    Returns:
+        uint8 ndarray (H, W), class numbers; `IGNORED` where it is unsure.
+    """
+    mean = np.mean(probabilities, axis=0)
+    if len(bounds) == 2:        # they need not lie around one half
+        low, high = bounds
+        classes, sure = mean[..., 1] >= high, (mean[..., 1] <= low) | (mean[..., 1] >= high)
+    else:
+        classes, sure = mean.argmax(axis=-1), mean.max(axis=-1) >= bounds[0]
+    return np.where(sure, classes, IGNORED).astype(np.uint8)
+
+
+def _check_teacher(run, dataset):
+    """Raises InputError unless a teacher is a run with a checkpoint and of the same classes."""
+    if not is_run(run):
+        raise InputError(f'--teacher: {run} is no run; name a folder that training has made, such '
+                         'as runs/<date-time>')
+    classes = read_run(run)['data'].get('classes')
+    if classes is not None and list(classes) != list(dataset.classes):
+        raise InputError(f"--teacher: {run} knows the classes {', '.join(map(str, classes))[:80]}; "
+                         f"{dataset.title} has {', '.join(dataset.classes)[:80]}; name a run on "
+                         'the same classes, and take weights of others with --start-from')
+    checkpoints.candidates(run, 'last')
+
+
+# A run that goes on ---------------------------------------------------------------------------
+
+def _kept(options):
+    """What a run has noted, after a look at whether its photographs and labels are there still.
+
+    Raises:
+        InputError: they are not, or others; or the notes are damaged.
+    """
+    path = options.resume / NOTES
+    notes = read_json(path)
+    try:
+        entries = [(entry['photograph'], entry['label'], entry['sha256'])
+                   for entry in notes['photographs']]
+        right = bool(entries) and all(isinstance(part, str) and Path(part).name == part
+                                      for entry in entries for part in entry)
+    except (KeyError, TypeError):
+        right = False
+    if not right:
+        raise InputError(f"{path}: 'photographs' is no list of photographs and their labels; take "
+                         'the file from a backup, or start a new run')
+    for name, label, sha256 in entries:
+        photograph = Path(options.unlabelled) / name
+        if not photograph.is_file() or _sha256(photograph) != sha256:
+            raise InputError(
+                f"{options.resume} was started with other photographs without labels: {photograph} "
+                f"is {'not as it was' if photograph.is_file() else 'missing'}; put the earlier ones "
+                'back, name their folder with --unlabelled, or start a new run')
+        if not (options.resume / FOLDER / label).is_file():
+            raise InputError(f'{options.resume / FOLDER / label} is missing; take it from a '
+                             'backup, or start a new run')
+    return notes
+
+
+def _sha256(path):
+    """SHA-256 of a file."""
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error.strerror}') from error

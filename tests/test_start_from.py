@@ -1,0 +1,123 @@
+"""A training starts with another run's averaged weights, where names and shapes agree."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import main
+from conftest import save_tiny_vgg
+from roadseg.commands import run_command
+from roadseg.datasets import demo
+from roadseg.errors import InputError
+from roadseg.training import start_from
+from tiny import save_run
+
+OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-2', '--epochs',
+           '1', '--warmup', '0', '--seed', '3', '--max-steps', '3', '--split', 'kfold:3:0')
+HEAD = 'decoder/upsample32/kernel'      # its shape knows the number of classes
+AVERAGE = '/ExponentialMovingAverage'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A tiny data set and a tiny VGG16."""
+    folder = tmp_path_factory.mktemp('data')
+    demo.write_scenes(folder, train=9, test=0, held_out=1, size=(47, 155))
+    save_tiny_vgg(folder / 'vgg', fc_width=16)
+    return folder
+
+
+def train(data, runs, *options):
+    """Trains; returns (exit code, run folder, None where there is none)."""
+    code = run_command(main.main, [str(part) for part in (
+        '--data-dir', data, '--runs-dir', runs, *OPTIONS, *options)])
+    return code, next(iter(Path(runs).glob('[!.]*')), None)
+
+
+@pytest.fixture(scope='module')
+def taught(data, tmp_path_factory):
+    """A run to start from, with the first third held out."""
+    code, run = train(data, tmp_path_factory.mktemp('taught'))
+    assert code == 0
+    return run
+
+
+def variables(run, step):
+    """Returns a function from a variable's name to its value in a checkpoint."""
+    return tf.train.load_checkpoint(str(run / f'checkpoints/step-{step:06d}/model')).get_tensor
+
+
+def build(sess, data, num_classes, *options):
+    main.build(sess, str(data / 'vgg'), num_classes, main.parse_args(
+        ['--image-size', '32x96', '--seed', '4', *options]))
+    main.initialize_new(sess)
+    return {variable.op.name: variable for variable in tf.global_variables()}
+
+
+def test_averages_are_taken_and_what_has_another_shape_is_new(data, taught, capsys):
+    saved = variables(taught, 3)
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        mine = build(sess, data, 5)
+        before = sess.run(mine)
+        graph.finalize()
+        origin = start_from.take_weights(sess, taught)
+        after = sess.run(mine)
+    assert origin['fresh'] == [HEAD] and origin['checkpoint'] == 'step-000003'
+    assert 'fresh: decoder/upsample32/kernel\n' in capsys.readouterr().out
+    for name in ('conv4_2/kernel', 'decoder/score7/kernel'):
+        np.testing.assert_array_equal(after[name], saved(name + AVERAGE))
+        np.testing.assert_array_equal(after[name + AVERAGE], saved(name + AVERAGE))
+        assert not np.array_equal(saved(name), saved(name + AVERAGE))
+    np.testing.assert_array_equal(after['conv1_1/kernel'], saved('conv1_1/kernel'))     # frozen
+    np.testing.assert_array_equal(after[HEAD], before[HEAD])
+    assert len(origin['sha256']) == 64 and origin['run'] == str(taught.resolve())
+
+
+def test_another_model_takes_the_encoder(data, taught):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        mine = build(sess, data, 2, '--model', 'segnet', '--average-decay', '0')
+        origin = start_from.take_weights(sess, taught)
+        kernel = sess.run(mine['conv5_3/kernel'])
+    np.testing.assert_array_equal(kernel, variables(taught, 3)('conv5_3/kernel' + AVERAGE))
+    assert origin['fresh'] and not any(name.startswith('conv') for name in origin['fresh'])
+
+
+def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, taught, tmp_path,
+                                                                       capsys):
+    code, run = train(data, tmp_path, '--start-from', taught)
+    assert code == 0
+    np.testing.assert_array_equal(variables(run, 0)(HEAD), variables(taught, 3)(HEAD + AVERAGE))
+    assert json.loads((run / 'options.json').read_text())['start_from']['run'] == str(taught)
+    capsys.readouterr()
+    assert run_command(main.main, ['--resume', str(run)]) == 0
+    assert f'going on from {run}/checkpoints/step-000003' in capsys.readouterr().out
+    assert run_command(main.main, ['--resume', str(run), '--start-from', 'x']) == 2
+    assert f'--start-from is x, was {taught}' in capsys.readouterr().err
+
+
+def test_nothing_in_common_is_an_error(data, tmp_path):
+    run = save_run(tmp_path / 'run')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        build(sess, data, 2)
+        with pytest.raises(InputError, match='no weight of the same name and shape'):
+            start_from.take_weights(sess, run)
+
+
+def test_run_that_was_trained_on_what_is_held_out_now_is_refused(data, taught, tmp_path, capsys):
+    code, run = train(data, tmp_path, '--start-from', taught, '--split', 'kfold:3:1')
+    assert code == 2 and run is None
+    assert (f'{taught} was trained on 3 of the 3 photographs that are held out now, the first '
+            'being data_road/training/image_2/um_' in capsys.readouterr().err)
+
+
+def test_what_is_no_run_or_has_no_checkpoint_is_one_line(data, taught, tmp_path, capsys):
+    for run, message in ((tmp_path, 'options.json: no such file'), (
+            save_run(tmp_path / 'empty'), "no last checkpoint in")):
+        if run != tmp_path:
+            for path in (run / 'checkpoints').iterdir():
+                path.rename(tmp_path / path.name)
+        code, made = train(data, tmp_path / 'runs', '--start-from', run)
+        assert code == 2 and made is None
+        assert message in capsys.readouterr().err.splitlines()[-1]
