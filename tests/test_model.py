@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from scipy.special import expit
+from tensorflow.python.eager import context as eager
 
+import main
 import roadseg
 import tiny
 from roadseg import model
+from roadseg.datasets import demo
 from roadseg.errors import InputError
-from roadseg.images import resize
+from roadseg.images import read_image, resize
 
 WHITE_LEFT = np.zeros((47, 141, 3), np.uint8)
 WHITE_LEFT[:, :70] = 255
@@ -93,6 +96,20 @@ def test_sizes_and_mirror_image_are_averaged_as_the_run_does(tmp_path):
         assert opened.predict(picture)[..., 1] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_run_that_was_trained(tiny_vgg, tmp_path):
+    demo.write_scenes(tmp_path, train=6, test=3, held_out=1, size=(47, 155))
+    shutil.copytree(tiny_vgg, tmp_path / 'vgg')
+    run = main.run(main.parse_args([
+        '--data-dir', str(tmp_path), '--runs-dir', str(tmp_path / 'runs'), '--split', 'tail:0.5',
+        '--image-size', '32x96', '--max-steps', '1']))
+    photo = read_image(tmp_path / 'data_road/testing/image_2/um_000000.png')
+    with roadseg.load(run) as opened:
+        assert opened.classes == ('not road', 'road')
+        assert opened.predict(photo)[..., 1] == pytest.approx(opened.network.probability(photo),
+                                                              abs=1e-6)
+        assert opened.predict(photo.transpose(1, 0, 2)).shape == (155, 47, 2)
+
+
 def test_of_more_classes(tmp_path):
     with roadseg.load(tiny.save_run(tmp_path / 'run', num_classes=3)) as opened:
         best = opened.predict(WHITE_LEFT).argmax(axis=-1)
@@ -131,10 +148,9 @@ def test_within_somebody_elses_graph_nothing_is_added_to_it(run):
 
 
 def test_where_tensorflow_is_eager(run):
-    assert tf.executing_eagerly()
-    with roadseg.load(run) as opened:
+    with eager.eager_mode(), roadseg.load(run) as opened:
+        assert tf.executing_eagerly()
         assert opened.predict(np.full((9, 7, 3), 255, np.uint8))[..., 1].min() > 0.99
-    assert tf.executing_eagerly()
 
 
 def test_threads_share_one(opened):
