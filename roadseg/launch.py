@@ -1,0 +1,97 @@
+"""Starts several workers of one training on this machine, to try it out.
+
+    python -m roadseg.launch --workers 2 -- --demo --epochs 4
+
+What stands behind `--` are options of `main.py`. Each worker gets a TF_CONFIG that names all of
+them; on several machines, that is set by hand, see README.md. The first worker's output is shown
+as it is, the others' errors behind their number.
+"""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from roadseg.commands import Parser, number, run_command
+
+MAIN = Path(__file__).parents[1] / 'main.py'
+SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+           if hasattr(signal, name)]
+
+
+def free_addresses(count):
+    """Returns `count` addresses of this machine whose ports nobody has."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(('127.0.0.1', 0))
+        return [f'127.0.0.1:{one.getsockname()[1]}' for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def environment_of(addresses, index):
+    """Returns the environment of a worker: this process's, and TF_CONFIG."""
+    task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
+    return {**os.environ, 'TF_CONFIG': json.dumps(task)}
+
+
+def launch(count, options):
+    """Runs `main.py` in several workers until all have ended.
+
+    A signal to end is handed on to each of them. Where one fails, the others notice it, see
+    `training.workers`.
+
+    Args:
+        count: of the workers.
+        options: list of str for `main.py`.
+
+    Returns:
+        The first exit code that is not 0, or 0.
+    """
+    addresses = free_addresses(count)
+    workers = [subprocess.Popen([sys.executable, str(MAIN), *options],
+                                env=environment_of(addresses, index), start_new_session=True,
+                                stdout=None if index == 0 else subprocess.DEVNULL,
+                                stderr=None if index == 0 else subprocess.PIPE)
+               for index in range(count)]
+
+    def hand_on(received, frame):
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(received)
+
+    before = {one: signal.signal(one, hand_on) for one in SIGNALS}
+    try:
+        for index, worker in enumerate(workers[1:], 1):
+            threading.Thread(target=_show, args=(index, worker.stderr), daemon=True).start()
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    return next((abs(code) for code in codes if code), 0)
+
+
+def _show(index, stream):
+    for line in stream:
+        if line.startswith(b'error: '):
+            sys.stderr.write(f"worker {index}: {line.decode(errors='replace')}")
+
+
+def main(argv=None):
+    """The command: returns the exit code of the workers."""
+    parser = Parser(prog='python -m roadseg.launch',
+                    description='Starts several workers of one training on this machine.')
+    parser.add_argument('--workers', type=number(int, 1, 64), required=True, metavar='N',
+                        help='how many')
+    parser.add_argument('options', nargs='*', metavar='-- OPTIONS', help='of main.py')
+    args = parser.parse_args(argv)
+    return launch(args.workers, args.options)
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))

@@ -1,0 +1,255 @@
+"""Several processes that train one network, each on its share of every batch.
+
+Each worker is started with the same command and the standard TF_CONFIG, which names all of them:
+
+    TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+                "task": {"type": "worker", "index": 0}}' python main.py
+
+The gradients of a step are added up by TensorFlow's collective operations, the first worker keeps
+the run folder. Source of synchronous training by all-reduce: Goyal et al., "Accurate, Large
+Minibatch SGD", 2017.
+"""
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from roadseg.errors import InputError
+
+GROUP = 1                   # key of the one group of all workers
+PATIENCE = 45               # seconds that a worker may be silent before the others give up
+SEED_STEP = 1_000_003       # between the seeds of two workers' dropout
+_EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
+            '"index": 0}}')
+
+
+class Workers:
+    """The workers of a training, one of which this process is.
+
+    Args:
+        addresses: list of 'host:port', the first being that of the one that keeps the run.
+        index: of this process.
+    """
+
+    def __init__(self, addresses=('',), index=0):
+        self.addresses, self.index, self.count = list(addresses), index, len(addresses)
+        self.is_first = index == 0
+        self.target = ''                # of the session
+        self._instances = 0             # keys of collective operations given so far
+        self._exchange = None
+        self._watching = threading.Event()
+
+    # Beginning and end ------------------------------------------------------------------------
+
+    def start(self):
+        """Starts this worker's server and waits for the others.
+
+        Raises:
+            InputError: this worker's port is in use, or another does not answer in time.
+        """
+        if self.count == 1:
+            return
+        port = int(self.addresses[self.index].rsplit(':', 1)[1])
+        with socket.socket() as probe:
+            try:
+                probe.bind(('', port))
+            except OSError as error:
+                raise InputError(f'TF_CONFIG: port {port} of worker {self.index} cannot be used: '
+                                 f'{error.strerror}; end the process that has it, or choose '
+                                 'another port') from error
+        config = self.configure(tf.ConfigProto(allow_soft_placement=True))
+        self.target = tf.train.Server({'worker': self.addresses}, job_name='worker',
+                                      task_index=self.index, config=config).target
+        end = time.monotonic() + PATIENCE
+        while missing := self.silent():
+            if time.monotonic() > end:
+                raise InputError(f'{self.names(missing)} did not start within {PATIENCE} s')
+            time.sleep(0.5)
+        self._watching.set()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def configure(self, config):
+        """Returns a session's configuration, with what collective operations need."""
+        if self.count > 1:
+            config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
+            config.device_filters.append(f'/job:worker/task:{self.index}')
+        return config
+
+    def silent(self):
+        """Returns the indices of the other workers that do not answer."""
+        found = []
+        for index, address in enumerate(self.addresses):
+            if index != self.index:
+                host, port = address.rsplit(':', 1)
+                try:
+                    socket.create_connection((host, int(port)), 5).close()
+                except OSError:
+                    found.append(index)
+        return found
+
+    def names(self, indices):
+        """Text such as 'worker 1 (host2:2222)'."""
+        return ', '.join(f'worker {index} ({self.addresses[index]})' for index in indices)
+
+    def _watch(self):
+        """Ends this process where another worker is gone: a collective operation would wait."""
+        silent_since = None
+        while self._watching.is_set():
+            missing = self.silent()
+            if not missing:
+                silent_since = None
+            elif silent_since is None:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > PATIENCE / 3 and self._watching.is_set():
+                print(f'error: {self.names(missing)} is gone; start all workers again, the first '
+                      'one with --resume', file=sys.stderr, flush=True)
+                os._exit(2)     # the main thread is inside TensorFlow and can't be called back
+            time.sleep(2)
+
+    def finish(self, sess):
+        """Waits for all workers, after which one may go without alarming the others."""
+        if self.count > 1:
+            self._watching.clear()
+            self.exchange(sess, [0])
+
+    # In the graph -----------------------------------------------------------------------------
+
+    def sum(self, tensors):
+        """Adds up tensors over the workers, in one collective operation.
+
+        Args:
+            tensors: list of float32 tensors of known shapes, the same for all workers.
+
+        Returns:
+            List of such tensors; the same ones for one worker.
+        """
+        if self.count == 1:
+            return tensors
+        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+        parts = tf.split(self._reduced(flat), [tensor.shape.num_elements() for tensor in tensors])
+        return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors)]
+
+    def share(self, weight):
+        """This worker's share of a sum over all of them: float32 tensor [] -> float32 tensor []."""
+        if self.count == 1:
+            return tf.constant(1.0)
+        total, = self.sum([weight])
+        return tf.math.divide_no_nan(weight, total)
+
+    def _reduced(self, flat):
+        self._instances += 1
+        return tf.raw_ops.CollectiveReduce(
+            input=flat, group_size=self.count, group_key=GROUP, instance_key=self._instances,
+            merge_op='Add', final_op='Id', subdiv_offsets=[0])
+
+    def prepare(self):
+        """Adds what `exchange` and `agree_on_variables` need, before the graph is finalized."""
+        if self.count == 1:
+            return
+        fed = tf.placeholder(tf.float64, [None])
+        self._exchange = fed, self._reduced(fed)
+        # Reduced one by one: all of them together may be gigabytes.
+        variables = [variable for variable in tf.global_variables()
+                     if variable.dtype.base_dtype.is_floating]
+        mine = tf.constant(float(self.is_first))
+        updates, before = [], []
+        for variable in variables:
+            with tf.control_dependencies(before):
+                value, = self.sum([mine * variable])
+                before = [tf.assign(variable, value)]
+            updates += before
+        self._agree = tf.group(*updates)
+
+    # Between steps ----------------------------------------------------------------------------
+
+    def exchange(self, sess, numbers):
+        """Adds up some numbers over the workers.
+
+        Args:
+            sess: session.
+            numbers: list of floats, as many on each worker.
+
+        Returns:
+            float64 ndarray.
+        """
+        if self.count == 1:
+            return np.float64(numbers)
+        fed, reduced = self._exchange
+        return sess.run(reduced, {fed: numbers})
+
+    def of_first(self, sess, numbers):
+        """Returns the numbers that the first worker has: float64 ndarray."""
+        return self.exchange(sess, np.float64(numbers) * self.is_first)
+
+    def any(self, sess, flag):
+        """Whether some worker's flag is set."""
+        return bool(self.exchange(sess, [float(flag)])[0])
+
+    def agree_on_variables(self, sess):
+        """Gives all workers the first one's variables."""
+        if self.count > 1:
+            sess.run(self._agree)
+
+    def check_same(self, sess, what, text):
+        """Raises InputError unless all workers have the same text: of options, versions, data.
+
+        Args:
+            sess: session.
+            what: name of it, for the message.
+            text: str.
+        """
+        if self.count == 1:
+            return
+        import zlib
+        mine = float(zlib.crc32(text.encode()))
+        of_first = self.of_first(sess, [mine])[0]
+        differing = self.exchange(sess, [float(index == self.index and mine != of_first)
+                                         for index in range(self.count)])
+        if differing.any():
+            raise InputError(f'{self.names(np.flatnonzero(differing))} differs from worker 0 in '
+                             f'{what}; here: {text[:300]}')
+
+
+def join(environ=os.environ):
+    """Reads TF_CONFIG.
+
+    Args:
+        environ: mapping.
+
+    Returns:
+        `Workers`, not started; one alone where TF_CONFIG is not set or names one.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    text = environ.get('TF_CONFIG')
+    if not text:
+        return Workers()
+    try:
+        content = json.loads(text)
+        addresses = content['cluster']['worker']
+        kind, index = content['task']['type'], content['task']['index']
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f'TF_CONFIG is malformed ({type(error).__name__}: {error}); expected '
+                         f'such as {_EXAMPLE}') from error
+    if kind != 'worker' or set(content['cluster']) != {'worker'}:
+        raise InputError(f'TF_CONFIG: the cluster has {", ".join(content["cluster"])}, this task '
+                         f'is a {kind}; only workers are known here, such as {_EXAMPLE}')
+    if (not isinstance(addresses, list) or not addresses
+            or not all(isinstance(address, str) and _is_address(address)
+                       for address in addresses) or len(set(addresses)) < len(addresses)):
+        raise InputError(f'TF_CONFIG: cluster.worker is {str(addresses)[:80]}; expected different '
+                         f'addresses host:port, such as {_EXAMPLE}')
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(addresses):
+        raise InputError(f'TF_CONFIG: task.index is {index!r}; expected 0 to {len(addresses) - 1}')
+    return Workers(addresses, index) if len(addresses) > 1 else Workers()
+
+
+def _is_address(text):
+    host, _, port = text.rpartition(':')
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536

@@ -1,0 +1,154 @@
+"""Several workers: what TF_CONFIG may say, and that two are as good as one with twice the batch."""
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import save_tiny_vgg
+from roadseg import launch
+from roadseg.datasets import demo
+from roadseg.errors import InputError
+from roadseg.training import workers
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(addresses=('a:1', 'b:2'), index=0, kind='worker'):
+    return {'TF_CONFIG': json.dumps({'cluster': {'worker': list(addresses)},
+                                     'task': {'type': kind, 'index': index}})}
+
+
+@pytest.mark.parametrize('environ', [{}, {'TF_CONFIG': ''}, config(['a:1'])])
+def test_one_worker_is_alone_and_passes_everything_on(environ):
+    alone = workers.join(environ)
+    assert (alone.count, alone.index, alone.is_first, alone.target) == (1, 0, True, '')
+    tensors = [object(), object()]
+    assert alone.sum(tensors) is tensors
+    assert alone.any(None, True) is True and list(alone.exchange(None, [3, 4])) == [3, 4]
+
+
+def test_the_workers_of_tf_config():
+    second = workers.join(config(['h1:2222', '10.0.0.2:99'], 1))
+    assert (second.count, second.index, second.is_first) == (2, 1, False)
+    assert second.names([0, 1]) == 'worker 0 (h1:2222), worker 1 (10.0.0.2:99)'
+
+
+@pytest.mark.parametrize('environ, says', [
+    ({'TF_CONFIG': '{'}, 'malformed'), ({'TF_CONFIG': '[]'}, 'malformed'),
+    ({'TF_CONFIG': '{"cluster": {}}'}, 'malformed'), ({'TF_CONFIG': '3'}, 'malformed'),
+    ({'TF_CONFIG': '[' * 100_000}, 'malformed'),
+    (config(kind='ps'), 'a ps'), (config(index=2), '0 to 1'), (config(index=-1), '0 to 1'),
+    (config(index='0'), '0 to 1'), (config(index=True), '0 to 1'),
+    (config(['a:1', 'a:1']), 'host:port'), (config(['a', 'b:2']), 'host:port'),
+    (config(['a:0', 'b:2']), 'host:port'), (config(['a:²', 'b:2']), 'host:port'),
+    (config(['a:99999', 'b:2']), 'host:port'), (config([1, 2]), 'host:port'), (config([]), 'host')])
+def test_a_malformed_tf_config_is_told(environ, says):
+    with pytest.raises(InputError, match=f'TF_CONFIG.*{re.escape(says)}'):
+        workers.join(environ)
+
+
+def test_a_port_in_use_is_told():
+    import socket
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f'port {port} of worker 1'):
+            workers.join(config(['127.0.0.1:1', f'127.0.0.1:{port}'], 1)).start()
+
+
+def test_a_worker_that_never_starts_is_named(monkeypatch):
+    monkeypatch.setattr(workers, 'PATIENCE', 1)
+    addresses = launch.free_addresses(2)
+    with pytest.raises(InputError, match=re.escape(f'worker 1 ({addresses[1]}) did not start')):
+        workers.join(config(addresses, 0)).start()
+
+
+# Whole trainings ------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    demo.write_scenes(folder, train=15, test=3, held_out=1, size=(47, 155))
+    save_tiny_vgg(folder / 'vgg')
+    return folder
+
+
+def options(data, runs, *more):
+    """Without dropout and augmentation, which differ by worker; 12 photographs."""
+    return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--epochs',
+            '2', '--keep-prob', '1', '--no-flip', '--scale', '0', '--colour', '0', '--warmup', '2',
+            '--learning-rate', '1e-3', '--precision', 'float32', *more]
+
+
+def start(arguments, count=1):
+    command = ([sys.executable, '-m', 'roadseg.launch', '--workers', str(count), '--']
+               if count > 1 else [sys.executable, 'main.py'])
+    return subprocess.Popen([*command, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, env={**os.environ})
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=400)
+    return process.returncode, output
+
+
+def log_of(runs):
+    run, = (path for path in runs.iterdir() if path.is_dir())
+    with open(run / 'log.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    return run, [[float(row[name]) for name in ('step', 'loss', 'val_loss')] for row in rows]
+
+
+@pytest.fixture(scope='module')
+def alone(data, tmp_path_factory):
+    """Log of one worker with batches of two."""
+    runs = tmp_path_factory.mktemp('alone')
+    code, output = finish(start(options(data, runs, '--batch-size', '2')))
+    assert code == 0, output
+    return log_of(runs)[1]
+
+
+def test_two_workers_are_one_with_twice_the_batch(data, alone, tmp_path):
+    code, output = finish(start(options(data, tmp_path, '--batch-size', '1'), count=2))
+    assert code == 0, output
+    np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
+
+
+def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone, tmp_path):
+    """The others end by themselves, within a minute, naming the one that is gone."""
+    process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
+    end = time.monotonic() + 200
+    while not list(tmp_path.glob('*/checkpoints/step-*')) and time.monotonic() < end:
+        time.sleep(0.05)
+    children = subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True,
+                              check=True).stdout.split()
+    began = time.monotonic()
+    os.kill(int(children[1]), signal.SIGKILL)
+    code, output = finish(process)
+    assert code and 'worker 1 (127.0.0.1:' in output and 'is gone' in output, output
+    assert time.monotonic() - began < 60
+    run, _ = log_of(tmp_path) if list(tmp_path.glob('*/log.csv')) else (
+        next(path for path in tmp_path.iterdir() if path.is_dir()), None)
+    code, output = finish(start(['--resume', str(run)], count=2))
+    assert code == 0, output
+    np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
+
+
+def test_workers_with_other_options_are_refused(data, tmp_path):
+    addresses = launch.free_addresses(2)
+    processes = [subprocess.Popen(
+        [sys.executable, 'main.py', *options(data, tmp_path / str(index), '--seed', str(index))],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=launch.environment_of(addresses, index)) for index in range(2)]
+    for process in processes:
+        code, output = finish(process)
+        assert code == 2 and 'worker 1' in output and 'differs from worker 0 in options' in output
