@@ -153,9 +153,9 @@ def results_in_browser(folder, page, count):
         ('127.0.0.1', 0), lambda *args: Handler(*args, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser = subprocess.Popen(
-        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync',
-         f"--user-data-dir={folder / 'profile'}", '--window-size=1400,1000',
+        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
+         '--no-first-run', '--disable-background-networking', '--disable-component-update',
+         '--disable-sync', f"--user-data-dir={folder / 'profile'}", '--window-size=1400,1000',
          f'http://127.0.0.1:{server.server_port}/{page}'],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:

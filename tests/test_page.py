@@ -286,9 +286,11 @@ def test_hostile_text_stays_text(full):
     write_options(run, {**KITTI, 'title': HOSTILE, 'classes': [HOSTILE, HOSTILE]},
                   {'model': HOSTILE}, command=HOSTILE, **{HOSTILE: {HOSTILE: [HOSTILE]}})
     write_evaluation(run, title=HOSTILE, classes=[HOSTILE, HOSTILE], split=HOSTILE,
-                     checkpoint=HOSTILE, view=HOSTILE, columns=[HOSTILE], groups={HOSTILE: HOSTILE},
-                     frame_columns=[HOSTILE], scores={HOSTILE: {'MaxF': HOSTILE}, 'URBAN': {}},
-                     frames=[{'name': f'um_" onload="{HOSTILE}', 'group': HOSTILE, 'IoU': HOSTILE}])
+                     checkpoint=HOSTILE, view=HOSTILE, columns=[HOSTILE],
+                     groups={HOSTILE: HOSTILE}, frame_columns=[HOSTILE],
+                     scores={HOSTILE: {'MaxF': HOSTILE}, 'URBAN': {}},
+                     frames=[{'name': f'um_" onload="{HOSTILE}', 'group': HOSTILE,
+                              'IoU': HOSTILE}])
     (run / 'log.csv').write_text('epoch,loss,val_<script>$\\foo$ iou\n1,2,3\n', encoding='utf-8')
     clean = written(run)
     assert len(clean.all('script')) == 1  # the page's own

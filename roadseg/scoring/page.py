@@ -34,8 +34,8 @@ MEANINGS = {
                  'road. Higher is better, 100 is perfect.'),
     'REC': ('↑', 'Recall at the threshold of MaxF: share of the road pixels that are found. '
                  'Higher is better, 100 is perfect.'),
-    'FPR': ('↓', 'False positive rate at the threshold of MaxF: share of the other pixels that are '
-                 'taken as road. Lower is better, 0 is perfect.'),
+    'FPR': ('↓', 'False positive rate at the threshold of MaxF: share of the other pixels that '
+                 'are taken as road. Lower is better, 0 is perfect.'),
     'FNR': ('↓', 'False negative rate at the threshold of MaxF: share of the road pixels that are '
                  'missed. Lower is better, 0 is perfect.'),
     'IoU': ('↑', 'Intersection over union of predicted and true road at probability 0.5. '
@@ -163,16 +163,6 @@ def epochs_done(run):
     return f'{done:g}' if planned in (None, done) else f'{done:g} of {planned}'
 
 
-def duration(seconds):
-    """Text such as '48 s', '13 min' or '2 h 05 min'; a dash for NaN."""
-    if not math.isfinite(seconds):
-        return NOTHING
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f'{seconds:.0f} s'
-    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
-
-
 # Scores ---------------------------------------------------------------------------------------
 
 def _summary(run):
@@ -189,7 +179,7 @@ def _summary(run):
     if run.options.get('device'):
         parts.append(str(run.options['device']))
     if math.isfinite(last.get('seconds', math.nan)):
-        parts.append(f"trained in {duration(last['seconds'])}")
+        parts.append(f"trained in {_duration(last['seconds'])}")
     evaluation = run.evaluation
     pooled = evaluation.get('scores', {}).get(evaluation.get('pooled'))
     if pooled is not None:
@@ -201,6 +191,14 @@ def _summary(run):
         parts.append(f"validation {_named_scores(of_last, measure(run.data['best']))} after the "
                      'last epoch')
     return ' · '.join(parts)
+
+
+def _duration(seconds):
+    """Text such as '48 s', '13 min' or '2 h 05 min'."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
 
 
 def _named_scores(scores, best):
@@ -291,7 +289,8 @@ def _classes_table(evaluation):
     for number, (name, colour) in enumerate(zip(evaluation['classes'], evaluation['palette'])):
         found = {'IoU': pooled.get(f'IoU {name}')}
         if matrix is not None:
-            hits, truth, taken = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
+            hits, truth, taken = (matrix[number, number], matrix[number].sum(),
+                                  matrix[:, number].sum())
             found |= {key: 100 * float(part / whole) for key, part, whole in (
                 ('found', hits, truth), ('right', hits, taken), ('pixels', truth, matrix.sum()))
                 if whole > 0}
@@ -352,7 +351,8 @@ def _detail_figure(run):
         write_whole(run.folder / 'precision_recall.png', figures.precision_recall(
             detail['precision'], detail['recall'], _best_threshold(run.evaluation)))
         alt = 'precision over recall, with the best threshold and 0.5 marked'
-        return f'<figure class="beside">{_drawn(run.folder / "precision_recall.png", alt)}</figure>'
+        drawn = _drawn(run.folder / 'precision_recall.png', alt)
+        return f'<figure class="beside">{drawn}</figure>'
     return ''
 
 
@@ -368,7 +368,8 @@ def _curves_section(run):
     write_whole(run.folder / 'loss.png', figures.losses(
         epochs, values['loss'], values.get('val_loss', nowhere)))
     drawn = [_drawn(run.folder / 'loss.png', 'curves of the losses over the epochs')]
-    keys = [key for key in columns if key == best or key.startswith('val_') and key.endswith('iou')]
+    keys = [key for key in columns
+            if key == best or key.startswith('val_') and key.endswith('iou')]
     curves = {measure(key) + (f', best {run.best[1]:.2f} in epoch {run.best[0]:g}'
                               if run.best and key == best else ''): values[key]
               for key in sorted(keys, key=lambda key: key != best)[:3]
@@ -512,14 +513,14 @@ def _legend(run):
 
 def _colour_bar(evaluation):
     """The colours of the probability, and the best threshold on it."""
-    stops = ', '.join(f"rgb({' '.join(map(str, colour[:3]))})"
-                      for colour in colormaps['cividis'](np.linspace(0, 1, 9), bytes=True).tolist())
-    best = _best_threshold(evaluation)
-    mark, text = '', ''
+    colours = colormaps['cividis'](np.linspace(0, 1, 9), bytes=True).tolist()
+    stops = ', '.join(f"rgb({' '.join(map(str, colour[:3]))})" for colour in colours)
+    best, mark, text = _best_threshold(evaluation), '', ''
     if best is not None:
         mark = f'<i style="left: {100 * best / THRESHOLDS:.1f}%"></i>'
         text = f'</span><span>best threshold {best / THRESHOLDS:.2f}'
-    return f'0 <span class="bar" style="background: linear-gradient(90deg, {stops})">{mark}</span> 1{text}'
+    bar = f'<span class="bar" style="background: linear-gradient(90deg, {stops})">{mark}</span>'
+    return f'0 {bar} 1{text}'
 
 
 def _swatches(names, palette):
@@ -614,19 +615,21 @@ def _notes_section(run, with_frames):
         kinds = list(_kinds(run).values())
         overlay = ('where it is right and wrong' if len(_classes(run)[0]) == 2
                    else 'the class of the highest probability')
-        frames = (f"<p>Each photograph ({kinds[0]}) stands beside its label ({kinds[1]}), how sure "
-                  f'the network is ({kinds[2]}) and {overlay} ({kinds[3]}). The {kinds[2]} tells '
-                  'whether a mistake was a close call. A click enlarges a picture, another shows '
-                  'it at full size; the arrow keys flip between the four.</p>\n')
+        frames = (
+            f'<p>Each photograph ({kinds[0]}) stands beside its label ({kinds[1]}), how sure the '
+            f'network is ({kinds[2]}) and {overlay} ({kinds[3]}). The {kinds[2]} tells whether a '
+            'mistake was a close call. A click enlarges a picture, another shows it at full size; '
+            'the arrow keys flip between the four.</p>\n')
         if 'MaxF' in run.evaluation.get('frame_columns', ()):
-            frames += ("<p>A photograph's IoU is taken at probability 0.5; its MaxF, FPR and FNR at "
-                       'the threshold that is best for this one photograph, so they tend to look '
-                       'better than in the table, where a category shares one threshold and its '
-                       'pixels are pooled.</p>\n')
+            frames += (
+                "<p>A photograph's IoU is taken at probability 0.5; its MaxF, FPR and FNR at the "
+                'threshold that is best for this one photograph, so they tend to look better than '
+                'in the table, where a category shares one threshold and its pixels are '
+                'pooled.</p>\n')
     files = [file for file in ('options.json', 'log.csv', 'evaluation.json')
              if (run.folder / file).exists()]
     links = ', '.join(f'<a href="{file}">{file}</a>' for file in files)
     return f"""<h2>How to read this page</h2>
-{frames}<p>The validation loss is on photographs the network never learned from: when it rises while
-the training loss falls, training has gone on for too long. “{NOTHING}” is a number that does not exist.
-This page was made from {links}.</p>"""
+{frames}<p>The validation loss is on photographs the network never learned from: when it rises
+while the training loss falls, training has gone on for too long. “{NOTHING}” is a number that does
+not exist. This page was made from {links}.</p>"""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from roadseg.errors import InputError
 from roadseg.scoring import contents, figures
-from roadseg.scoring.page import (MEANINGS, NOTHING, duration, epochs_done, link_to, measure, model,
-                                  on, shown, write_document)
+from roadseg.scoring.page import (MEANINGS, NOTHING, epochs_done, link_to, measure, model, on,
+                                  shown, write_document)
 from roadseg.training.options import complete
 from roadseg.training.run_folder import column
 
@@ -52,8 +52,8 @@ def write_runs_page(runs_dir):
         InputError: the folder does not exist or holds no folder, or the page cannot be written.
     """
     runs_dir = Path(runs_dir)
-    folders = sorted(path for path in runs_dir.iterdir()
-                     if path.is_dir() and not path.name.startswith('.')) if runs_dir.is_dir() else []
+    paths = runs_dir.iterdir() if runs_dir.is_dir() else ()
+    folders = sorted(path for path in paths if path.is_dir() and not path.name.startswith('.'))
     if not folders:
         raise InputError(f'{runs_dir} holds no run; name a run or a folder of runs, such as runs/')
     tables, broken, count = {}, [], 0
@@ -121,9 +121,10 @@ def _table(entries, best):
                            key=_place)
     models = [model(entry.run).strip(',') for entry in entries]
     several = len(set(models)) > 1
-    columns = ['#', 'run', *(['model'] if several else []), *(name.replace('_', ' ') for name in options), 'epochs',
+    columns = ['#', 'run', *(['model'] if several else []),
+               *(name.replace('_', ' ') for name in options), 'epochs',
                *map(measure, keys), f'best {measure(best)} (epoch)', 'loss', 'images/s',
-               'trained in']
+               'minutes']
     columns = [escape(name) for name in columns]
     body = []
     for number, entry in enumerate(entries, 1):
@@ -134,7 +135,7 @@ def _table(entries, best):
                  escape(epochs_done(run)), *(shown(last.get(key)) for key in keys),
                  f'{run.best[1]:.2f} ({run.best[0]:g})' if run.best else NOTHING,
                  shown(last.get('loss'), '.4f'), shown(last.get('images_per_second')),
-                 duration(last.get('seconds', math.nan))]
+                 shown(last.get('seconds', math.nan) / 60, '.0f')]
         page = '/index.html' if (run.folder / 'index.html').exists() else '/'
         link = f'<a href="{link_to(run.folder.name + page)}">{escape(run.folder.name)}</a>'
         cells = ''.join(f'<td data-label="{name}"{" class=text" if len(cell) > LONG else ""}>'
@@ -166,5 +167,6 @@ def _value(value):
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, (list, tuple)):
-        return escape(('\u00a0×\u00a0' if isinstance(value, tuple) else ', ').join(map(_value, value)))
+        between = '\u00a0×\u00a0' if isinstance(value, tuple) else ', '
+        return between.join(map(_value, value))
     return escape(f'{value:g}' if isinstance(value, float) else str(value))
