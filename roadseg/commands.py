@@ -13,30 +13,44 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
 
     def error(self, message):
-        self.exit(2, f'error: {message}; see {self.prog} --help\n')
+        self.exit(2, f'error: {_one_line(message)}; see {self.prog} --help\n')
 
 
 class _Formatter(argparse.HelpFormatter):
     """Adds '(default)' to a help text, written the way it would be typed."""
 
     def _get_help_string(self, action):
-        default = action.default
-        if default in (None, False, argparse.SUPPRESS) or '%(default)' in action.help:
+        is_switch = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if action.default in (None, argparse.SUPPRESS) or is_switch:
             return action.help
-        if isinstance(default, (tuple, list)):
-            default = ('x' if isinstance(default[0], int) else ',').join(map('{:g}'.format,
-                                                                             default))
-        elif default is True:
-            default = 'yes'
-        return f'{action.help} ({default})'
+        return f'{action.help} ({typed(action.default)})'
+
+
+def typed(value):
+    """A value as it would be typed: (192, 640) -> '192x640', [1.0, 1.3] -> '1,1.3'."""
+    if value is None:
+        return 'not given'
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, tuple):
+        return 'x'.join(map(typed, value))
+    if isinstance(value, list):
+        return ','.join(map(typed, value))
+    return f'{value:.12g}' if isinstance(value, float) else str(value)
+
+
+def _one_line(message):
+    """A message without the line breaks that a name in it may have."""
+    return ' '.join(str(message).splitlines())
 
 
 def number(kind, low, high):
     """Returns a converter from text to a `kind`, int or float, from `low` to `high`."""
     def convert(text):
         try:
-            # int() refuses thousands of digits, and takes other scripts' digits
-            value = kind(text) if text.isascii() and len(text) < 40 else None
+            # int() refuses thousands of digits, and takes other scripts' digits, 1_0 and ' 1'
+            plain = text.isascii() and '_' not in text and text == text.strip() and len(text) < 40
+            value = kind(text) if plain else None
         except ValueError:
             value = None
         if value is None or not math.isfinite(value) or not low <= value <= high:
@@ -62,7 +76,12 @@ def image_size(text):
 
 def factors(text):
     """'1,1.3' -> [1.0, 1.3], each from 0.1 to 8."""
-    return [number(float, 0.1, 8)(part) for part in text.split(',')]
+    try:
+        return [number(float, 0.1, 8)(part) for part in text.split(',')]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"'{text[:40]}' is not a number from 0.1 to 8, or several with a comma between two, "
+            'such as 1,1.3') from None
 
 
 def run_command(command, argv=None):
@@ -78,7 +97,7 @@ def run_command(command, argv=None):
     try:
         return command(argv) or 0
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {_one_line(error)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(error if error.args else 'stopped', file=sys.stderr)

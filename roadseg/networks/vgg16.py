@@ -390,10 +390,6 @@ def find_encoder(options):
         InputError: there is none, and none could be had.
     """
     if options.encoder is not None:
-        if not (options.encoder / 'saved_model.pb').is_file():
-            raise InputError(f'--encoder {options.encoder} is no frozen graph: it has no '
-                             'saved_model.pb; write one with `python -m roadseg.networks.vgg16` '
-                             'or `python -m roadseg.networks.resnet50`')
         return options.encoder
     if options.dataset != 'demo':
         return fetch(options.data_dir)

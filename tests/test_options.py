@@ -1,0 +1,347 @@
+"""What can be typed after `python main.py`, and what an options.json may say."""
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from roadseg.commands import run_command
+from roadseg.datasets import catalogue
+from roadseg.errors import InputError
+from roadseg.training import options as training_options
+from roadseg.training.options import build_parser, complete, parse_args
+
+ROOT = Path(training_options.__file__).parents[2]
+
+
+def error_of(argv):
+    """The one line with which a command line is refused."""
+    written = io.StringIO()
+    with contextlib.redirect_stderr(written):
+        try:
+            code = run_command(parse_args, list(map(str, argv)))
+        except SystemExit as leaving:       # argparse
+            code = leaving.code
+    lines = written.getvalue().splitlines()
+    assert code == 2, f'{argv} is taken'
+    assert len(lines) == 1 and lines[0].startswith('error: '), lines
+    return lines[0][len('error: '):]
+
+
+def run_of(folder, **options):
+    """A folder with the options.json of a run, some options of which are others or, None, gone."""
+    saved = json.loads(json.dumps(vars(parse_args([])), default=str))
+    saved = {**saved, **options}
+    (folder / 'options.json').write_text(json.dumps({
+        'options': {name: value for name, value in saved.items() if value is not GONE}}))
+    return folder
+
+
+GONE = object()
+
+
+# Bad command lines ----------------------------------------------------------------------------
+
+NO_NUMBERS = ('inf', '-inf', 'nan', '1e300', '9' * 400, '0.' + '0' * 400 + '1', '²', '１',
+              '1,5', '0x10', 'ten', '', ' ', '1_0', '1\n2', '-1')
+BAD = {
+    '--image-size': ('0x10', 'abc', '10', '10x', 'x10', '10x20x30', '1.5x2', '', '192×640', '9x9',
+                     '15x640', '192x15', f"{'9' * 400}x640", '1e3x1e3', 'infxinf', '²x²',
+                     '99999x640', '192 640', '192x640\n'),
+    '--epochs': ('0', '1.5', '1e3'),
+    '--batch-size': ('0', '1000000000'),
+    '--learning-rate': ('fast', '1e30'),
+    '--score-channels': ('1000000000', '1.5'),
+    '--keep-prob': ('0', '1.01'),
+    '--freeze-blocks': ('6',),
+    '--average-decay': ('1', '0.999999'),
+    '--clip-norm': ('0', '1e30'),
+    '--seed': ('4294967296', '1.0'),
+    '--colour': ('2',),
+    '--scale': ('9',),
+    '--classes': ('0', '1', '256'),
+    '--test-scale': ('0', '1;2', '100', '0.01', '1,', ',1', '1,,2', '1,100', '1 2', 'inf', 'nan',
+                     '1e300', '²', '9' * 400, '-1'),
+    '--save-minutes': ('0',),
+    '--max-steps': ('0',),
+    '--dataset': ('kiti', '', 'KITTI'),
+    '--model': ('fcn', ''),
+    '--schedule': ('linear',),
+    '--precision': ('float16',),
+    '--class-weights': ('all',),
+    '--split': ('val4', '', 'kfold:5', 'kfold:5:5', 'kfold:0:0', 'kfold:²:1', 'kfold:5:²',
+                'kfold:inf:0', 'kfold:1e300:0', f"kfold:{'9' * 400}:0", 'tail:inf', 'tail:nan',
+                'tail:1e300', f"tail:{'9' * 400}", 'tail:²', 'tail:1', 'val', 'val3\n'),
+}
+
+
+def numeric():
+    """The options that take one number."""
+    return [action.option_strings[0] for action in build_parser()._actions
+            if getattr(action.type, '__qualname__', '').startswith('number.')]
+
+
+def test_what_is_no_number_is_refused_by_every_option_that_takes_one():
+    assert len(numeric()) >= 15
+    for option in numeric():
+        for text in NO_NUMBERS:
+            message = error_of([option, text])
+            assert option in message
+            assert len(message) < 200
+            assert 'a whole number from ' in message or 'a number from ' in message or \
+                text.startswith('-'), message
+
+
+@pytest.mark.parametrize('option', BAD)
+def test_a_bad_value_is_refused_with_option_and_value(option):
+    for value in BAD[option]:
+        message = error_of([option, value])
+        assert option in message or option == '--split'
+        shown = ' '.join(value.split())[:30]
+        assert not value.isascii() or shown in message, message
+
+
+@pytest.mark.parametrize('argv, pieces', [
+    (['--bach-size', '3'], ['--bach-size']),
+    (['--epoch', '3'], ['--epoch']),                    # no abbreviations
+    (['--epochs'], ['--epochs', 'expected one argument']),
+    (['--epochs', '3', '4'], ['unrecognized arguments: 4']),
+    (['demo'], ['unrecognized arguments: demo']),
+    (['--demo', '--dataset', 'kitti'], ['--demo is --dataset demo', 'kitti']),
+    (['--demo', '--split', 'val3'], ["'val3'", 'held-out', 'kfold:K:I']),
+    (['--dataset', 'camvid', '--split', 'val3'], ["'val3'", 'val, test, trainval']),
+    (['--resume', 'nowhere'], ['nowhere/options.json', 'no such file']),
+    (['--resume', 'n' * 5000], ['options.json', 'name is too long']),
+    (['--encoder', 'nowhere'], ['--encoder nowhere', 'saved_model.pb', 'roadseg.networks.vgg16']),
+    (['--encoder', 'n' * 300], ['--encoder nnn', 'saved_model.pb']),
+    (['--runs-dir', __file__], ['--runs-dir', 'test_options.py', 'cannot be a folder']),
+    (['--runs-dir', __file__ + '/runs'], ['--runs-dir', 'test_options.py', 'cannot be a folder']),
+    (['--runs-dir', ''], ['--runs-dir']),
+    (['--data-dir', ''], ['--data-dir']),
+    (['--data-dir', __file__], ['--data-dir', 'test_options.py']),
+])
+def test_bad_command_lines(argv, pieces):
+    message = error_of(argv)
+    for piece in pieces:
+        assert piece in message
+
+
+def test_a_command_line_is_answered_in_milliseconds():
+    began = time.process_time()
+    for _ in range(20):
+        error_of(['--epochs', '0'])
+        parse_args(['--demo', '--epochs', '2'])
+    assert (time.process_time() - began) / 40 < 0.05
+
+
+def test_options_are_read_without_tensorflow():
+    """A typo is answered before what takes seconds is imported."""
+    code = ('import sys\nfrom roadseg.commands import run_command\n'
+            'from roadseg.training.options import parse_args\n'
+            'try:\n    run_command(parse_args, ["--epochs", "0"])\n'
+            'finally:\n    print(sorted(name for name in ("tensorflow", "matplotlib", "scipy")'
+            ' if name in sys.modules))')
+    answer = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                            check=False)
+    assert (answer.returncode, answer.stdout) == (2, '[]\n')
+    assert answer.stderr.count('\n') == 1 and answer.stderr.startswith('error: argument --epochs')
+
+
+# Good ones ------------------------------------------------------------------------------------
+
+def test_defaults():
+    options = parse_args([])
+    assert options.keep_prob == 0.5
+    assert options.image_size == (192, 640)
+    assert (options.dataset, options.data_dir, options.runs_dir, options.split) == (
+        'kitti', 'data', 'runs', None)
+    assert options.flip is True and options.demo is False and options.own_data is False
+    assert options.max_steps is None and options.resume is None and options.test_scale == [1.0]
+    assert options.precision == 'auto'
+
+
+def test_options_are_read():
+    options = parse_args(['--image-size', '32X96', '--no-flip', '--flip-test', '--batch-size', '3',
+                          '--keep-prob', '1', '--split', 'kfold:5:2', '--test-scale', '1,1.3'])
+    assert options.image_size == (32, 96) and options.test_scale == [1.0, 1.3]
+    assert options.flip is False and options.flip_test is True
+    assert (options.batch_size, options.keep_prob, options.split) == (3, 1.0, 'kfold:5:2')
+
+
+@pytest.mark.parametrize('argv', [['--demo'], ['--dataset', 'demo'],
+                                  ['--demo', '--dataset', 'demo']])
+def test_demo_sets_its_defaults_but_an_explicit_option_wins(argv):
+    demo = training_options.RECIPES['demo', 'fcn8s']
+    options = parse_args(argv)
+    for name, value in demo.items():
+        assert getattr(options, name) == value
+    assert (options.dataset, options.data_dir) == ('demo', 'data/demo')
+    options = parse_args([*argv, '--epochs', '2', '--image-size', '32x96'])
+    assert (options.epochs, options.image_size) == (2, (32, 96))
+    assert options.learning_rate == demo['learning_rate']
+    # also where it is what the default would be without --demo
+    assert parse_args(['--batch-size', '1', *argv]).batch_size == 1
+
+
+@pytest.mark.parametrize('dataset, model', training_options.RECIPES)
+def test_recipes_are_options_that_could_be_typed(dataset, model):
+    recipe = training_options.RECIPES[dataset, model]
+    typed = [word for name, value in recipe.items() for word in (
+        f"--{name.replace('_', '-')}", 'x'.join(map(str, value)) if name == 'image_size'
+        else str(value))]
+    options = parse_args(['--dataset', dataset, '--model', model])
+    assert {name: getattr(options, name) for name in recipe} == recipe
+    assert vars(parse_args(['--dataset', dataset, '--model', model, *typed])) == vars(options)
+
+
+@pytest.mark.parametrize('argv, own', [([], False), (['--demo'], False),
+                                       (['--data-dir', 'data'], True)])
+def test_data_given_by_hand_need_not_be_complete(argv, own):
+    assert parse_args(argv).own_data is own
+
+
+def test_parsing_one_command_line_does_not_change_the_next():
+    parse_args(['--demo', '--epochs', '7'])
+    assert parse_args([]).epochs == build_parser().get_default('epochs')
+
+
+@pytest.mark.parametrize('dataset', catalogue.DATASETS)
+def test_every_split_of_a_data_set_can_be_typed(dataset):
+    for split in (*catalogue.SPLITS[dataset], 'none', 'kfold:5:4', 'tail:0.2'):
+        assert parse_args(['--dataset', dataset, '--split', split]).split == split
+
+
+# Help -----------------------------------------------------------------------------------------
+
+def help_text(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_args(['--help'])
+    assert leaving.value.code == 0
+    return ' '.join(capsys.readouterr().out.split())
+
+
+def test_help_explains_every_option(capsys):
+    text = help_text(capsys)
+    for name in vars(parse_args([])):
+        if name != 'own_data':
+            assert f"--{name.replace('_', '-')}" in text
+    for action in build_parser()._actions:
+        assert len(action.help) > 10
+
+
+def test_help_shows_values_as_they_are_typed(capsys):
+    text = help_text(capsys)
+    for shown in ('(192x640)', '(kitti)', '(0.0001)', '(10)', '(yes)', '(no)', '(0.3)', '(1)'):
+        assert shown in text
+    assert not re.search(r'\(\[|\(\(|\(True\)|\(False\)|\(None\)|\(10\.0\)|default: (True|False)',
+                         text)
+
+
+def test_help_says_what_the_demo_changes(capsys):
+    text = help_text(capsys)
+    for typed in ('--image-size 128x416', '--epochs 30', '--batch-size 2', '--learning-rate 0.001',
+                  '--decoder-rate 1', '--freeze-blocks 0'):
+        assert typed in text
+
+
+# Going on with a run --------------------------------------------------------------------------
+
+def test_a_resumed_run_has_its_own_options(tmp_path):
+    run = run_of(tmp_path, epochs=7, image_size=[32, 96], split='kfold:3:1', data_dir='there')
+    options = parse_args(['--resume', str(run)])
+    assert (options.epochs, options.image_size, options.split) == (7, (32, 96), 'kfold:3:1')
+    assert (options.resume, options.data_dir) == (run, 'there')
+    moved = parse_args(['--resume', str(run), '--data-dir', 'elsewhere', '--epochs', '7'])
+    assert moved.data_dir == 'elsewhere'
+
+
+def test_options_that_contradict_a_run_are_named_as_they_are_typed(tmp_path):
+    run = run_of(tmp_path, image_size=[32, 96], flip=False)
+    message = error_of(['--resume', run, '--epochs', '3', '--image-size', '32x64', '--flip',
+                        '--test-scale', '1,1.3'])
+    for piece in ('--epochs is 3, was 10', '--image-size is 32x64, was 32x96', '--flip is yes, '
+                  'was no', '--test-scale is 1,1.3, was 1', 'leave them out'):
+        assert piece in message
+
+
+@pytest.mark.parametrize('argv', [['--demo'], ['--dataset', 'demo']])
+@pytest.mark.parametrize('was_typed', [True, False])
+def test_the_demo_goes_on_however_it_is_called(tmp_path, argv, was_typed):
+    run = run_of(tmp_path, dataset='demo', demo=was_typed)
+    assert parse_args(['--resume', str(run), *argv]).dataset == 'demo'
+    run = run_of(tmp_path, dataset='kitti', demo=False)
+    assert '--dataset is demo, was kitti' in error_of(['--resume', run, *argv])
+
+
+def test_a_run_whose_encoder_has_gone_says_so_at_once(tmp_path):
+    assert '--encoder gone' in error_of(['--resume', run_of(tmp_path, encoder='gone')])
+
+
+# options.json ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('name, value', [
+    ('epochs', 0), ('epochs', 'ten'), ('epochs', 2.5), ('epochs', None), ('epochs', True),
+    ('epochs', [3]), ('epochs', {}), ('epochs', '²'), ('epochs', 10**15), ('learning_rate', '1e300'),
+    ('learning_rate', -1), ('learning_rate', {'a': 1}), ('image_size', [192]), ('image_size', 192),
+    ('image_size', [192, 640, 3]), ('image_size', ['a', 'b']), ('image_size', [0, 0]),
+    ('image_size', None), ('image_size', []), ('image_size', [192.5, 640]), ('test_scale', []),
+    ('test_scale', [100]), ('test_scale', None), ('test_scale', [None]), ('test_scale', 'x'),
+    ('flip', 1), ('flip', 'no'), ('flip', None), ('flip_test', []), ('dataset', 'kiti'),
+    ('dataset', None), ('dataset', 3), ('dataset', ['kitti']), ('model', 'unet'),
+    ('precision', 'float8'), ('data_dir', 5), ('data_dir', None), ('data_dir', ['data']),
+    ('split', 5), ('split', ['val3']), ('split', 'val4'), ('split', 'kfold:²:1'), ('seed', -1),
+    ('schedule', []), ('classes', 1), ('encoder', 7), ('encoder', ['a']), ('own_data', 'yes'),
+    ('own_data', None), ('demo', 'yes'), ('score_channels', 10**9), ('clip_norm', 0)])
+def test_an_edited_value_is_named(tmp_path, name, value):
+    with pytest.raises(InputError, match=f'options.json: {name} is .*backup') as caught:
+        complete(json.loads(run_of(tmp_path, **{name: value}).joinpath(
+            'options.json').read_text())['options'], tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message and '\n' not in message and len(message) < 400
+    assert name in error_of(['--resume', tmp_path])
+
+
+@pytest.mark.parametrize('name', ['epochs', 'image_size', 'learning_rate', 'flip', 'seed'])
+def test_a_mistyped_name_is_an_error_and_not_todays_default(tmp_path, name):
+    """A run always had these; what a value stands for is nobody's guess."""
+    run = run_of(tmp_path, **{name: GONE, name + 's': 3})
+    message = error_of(['--resume', run])
+    assert f"has no '{name}'" in message and f"'{name}s'" in message and 'backup' in message
+
+
+def test_options_of_a_later_version_are_a_warning(tmp_path, capsys):
+    run = run_of(tmp_path, mixup=0.2)
+    assert parse_args(['--resume', str(run)]).epochs == 10
+    warning, = capsys.readouterr().err.splitlines()
+    assert warning.startswith('warning: ') and "'mixup'" in warning and str(run) in warning
+
+
+def test_runs_of_the_first_version_mean_what_they_meant_then(tmp_path):
+    """FCN-8s on KITTI Road, or on the demo's scenes, as they were trained."""
+    then = {'demo': False, 'resume': None, 'data_dir': 'data', 'runs_dir': 'runs', 'split': 'val3',
+            'image_size': [160, 576], 'epochs': 12, 'batch_size': 1, 'learning_rate': 1e-4,
+            'schedule': 'cosine', 'warmup': 100, 'keep_prob': 0.5, 'weight_decay': 5e-5,
+            'clip_norm': 1.0, 'freeze_blocks': 2, 'average_decay': 0.99, 'flip': True,
+            'scale': 0.3, 'colour': 0.3, 'flip_test': False, 'precision': 'bfloat16', 'seed': 0,
+            'max_steps': None, 'own_data': False}
+    options = complete(then, tmp_path)
+    assert {**options, **then, 'image_size': (160, 576)} == options
+    assert (options['dataset'], options['model'], options['score_channels'],
+            options['decoder_rate'], options['test_scale'], options['encoder']) == (
+                'kitti', 'fcn8s', 0, 1.0, [1.0], None)
+    assert set(vars(parse_args([]))) <= set(options)
+    of_demo = complete({**then, 'demo': True, 'test_scale': 1.3}, tmp_path)
+    assert (of_demo['dataset'], of_demo['split'], of_demo['test_scale']) == (
+        'demo', 'held-out', [1.3])
+
+
+def test_what_is_complete_stays_as_it_is(tmp_path):
+    saved = vars(parse_args(['--demo', '--test-scale', '1,1.5', '--classes', '7']))
+    assert complete(saved, tmp_path) == saved
+    through_json = json.loads(json.dumps(saved, default=str))
+    assert complete(through_json, tmp_path) == saved
