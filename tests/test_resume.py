@@ -194,7 +194,8 @@ def test_signal_before_the_training_leaves_no_run(data, tmp_path, monkeypatch):
     assert train(data, tmp_path) == (130, None)
 
 
-def test_minutes_between_checkpoints_and_the_lock(data, tmp_path, monkeypatch):
+def test_minutes_between_checkpoints_the_lock_and_a_signal_in_the_last_step(
+        data, tmp_path, monkeypatch):
     """A clock that goes on by a quarter of an hour with every look at it."""
     ticks, others, after_step = iter(range(0, 10**6, 900)), [], recorder.Recorder.after_step
     try_lock = ('import sys; from roadseg.training.run_folder import locked\n'
@@ -205,13 +206,18 @@ def test_minutes_between_checkpoints_and_the_lock(data, tmp_path, monkeypatch):
         if not others:
             others.append(subprocess.run([sys.executable, '-c', try_lock, self.folder], cwd=ROOT,
                                          capture_output=True, text=True, check=False))
+        if self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(recorder.time, 'monotonic', lambda: next(ticks))
     monkeypatch.setattr(recorder.Recorder, 'after_step', watched)
     code, run = train(data, tmp_path, '--save-minutes', '10', '--max-steps', '4')
     monkeypatch.undo()
-    assert code == 0 and 'is being trained by another process' in others[0].stderr
+    assert code == 130 and 'is being trained by another process' in others[0].stderr
     assert [path.name for path in checkpoints.saved(run)] == ['step-000003', 'step-000004']
+    assert read_log(run) == []
+    assert command('--resume', run) == 0
+    assert [(row['epoch'], row['step']) for row in read_log(run)] == [('1', '4')]
 
 
 @pytest.mark.slow
