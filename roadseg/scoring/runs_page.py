@@ -13,19 +13,19 @@ from roadseg.errors import InputError
 from roadseg.scoring import contents, figures
 from roadseg.scoring.page import (MEANINGS, NOTHING, epochs_done, link_to, measure, model, on,
                                   shown, write_document)
-from roadseg.training.options import complete
+from roadseg.training.options import EARLIER
 from roadseg.training.run_folder import column
 
 # Options that a table need not show: the same in all its runs, or without effect on the result.
 LEFT_OUT = ('dataset', 'demo', 'split', 'classes', 'resume', 'runs_dir', 'data_dir', 'own_data',
-            'save_minutes')
+            'save_minutes', 'epochs')
 LONG = 16       # characters in a cell, from which on it may be broken into lines
 
 
 class _Entry(NamedTuple):
     """A run in the comparison."""
     run: contents.Run
-    options: dict       # name to value, those it is too old to have included
+    options: dict       # name to value; with what those it is too old to have stood for
 
     @property
     def last(self):
@@ -60,13 +60,12 @@ def write_runs_page(runs_dir):
     for folder in folders:
         try:
             run = contents.read(folder)
-            entry = _Entry(run, {**complete(run.chosen, folder),
-                                 'device': run.options.get('device')})
         except InputError as error:
             broken.append(f'<li><a href="{link_to(folder.name)}/">{escape(folder.name)}</a>: '
                           f'{escape(str(error))}</li>')
             continue
-        tables.setdefault(_kind(run), []).append(entry)
+        options = {**EARLIER, **run.chosen, 'device': run.options.get('device')}
+        tables.setdefault(_kind(run), []).append(_Entry(run, options))
         count += 1
     heading = f'Runs in {runs_dir.resolve().name}'
     sections = [f'<h1>{escape(heading)}</h1>', _summary(count, tables),
@@ -166,7 +165,8 @@ def _value(value):
         return NOTHING
     if isinstance(value, bool):
         return 'yes' if value else 'no'
-    if isinstance(value, (list, tuple)):
-        between = '\u00a0×\u00a0' if isinstance(value, tuple) else ', '
+    if isinstance(value, list):
+        is_size = len(value) == 2 and all(isinstance(part, int) for part in value)
+        between = '\u00a0×\u00a0' if is_size else ', '
         return between.join(map(_value, value))
     return escape(f'{value:g}' if isinstance(value, float) else str(value))
