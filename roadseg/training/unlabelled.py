@@ -30,8 +30,8 @@ from roadseg.errors import InputError
 from roadseg.files import read_json, write_error, write_json
 from roadseg.images import read_image, write_mask
 from roadseg.model import is_run
-from roadseg.training import checkpoints, pipeline
-from roadseg.training.run_folder import checksum, read_run
+from roadseg.training import pipeline
+from roadseg.training.run_folder import checksum
 from roadseg.training.start_from import check_unseen
 
 FOLDER, NOTES = 'pseudo_labels', 'pseudo_labels.json'
@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
     pairs: list             # (image, label) paths, those with true labels before the others
     read_label: Callable    # path -> uint8 (H, W) class numbers, `IGNORED` where not evaluated
     per_epoch: int          # photographs of an epoch
-    order: Callable | None = None   # numpy Generator -> indices of an epoch; None for all, shuffled
+    order: Callable | None = None   # numpy Generator -> indices of an epoch; None: all, shuffled
     notes: dict = {}        # what `pseudo_labels.json` holds
 
     def write(self, run):
@@ -106,8 +106,8 @@ def lesson(options, dataset, training, validation):
         print(f'an epoch: {len(training)} photographs with labels and {drawn} of {len(more)} with '
               f'pseudo-labels, a share of {drawn / per_epoch:.2f}', flush=True)
         yield Lesson([*training, *more],
-                     partial(_read_label, read_true=dataset.read_label,
-                             pseudo={label for _, label in more}, num_classes=len(dataset.classes)),
+                     partial(_read_label, pseudo={label for _, label in more},
+                             read_true=dataset.read_label, num_classes=len(dataset.classes)),
                      per_epoch, partial(_order, len(training), len(more), drawn), notes)
 
 
@@ -193,8 +193,8 @@ def _photographs(options, training, held_out):
             left_out['trained on with their labels'].append(path.name)
     for use, names in left_out.items():
         if names:
-            print(f'warning: {len(names)} of {len(paths)} photographs in {folder} are left out, as '
-                  f'they are {use}, by their content, the first being {labels.shown(names[0])}',
+            print(f'warning: {len(names)} of {len(paths)} photographs in {folder} are left out, '
+                  f'as they are {use}, by their content, the first being {labels.shown(names[0])}',
                   file=sys.stderr)
     if not kept:
         raise InputError(f"--unlabelled: all {len(paths)} photographs in {folder} are labelled "
@@ -243,19 +243,17 @@ def _label(options, dataset, training, validation, folder):
     """
     bounds = options.unsure
     if len(bounds) == 2 and len(dataset.classes) != 2:
-        raise InputError(f"--unsure {','.join(map('{:g}'.format, bounds))}: two bounds are for two "
-                         f'classes, and {dataset.title} has {len(dataset.classes)}; name one, '
+        raise InputError(f"--unsure {','.join(map('{:g}'.format, bounds))}: two bounds are for "
+                         f'two classes, and {dataset.title} has {len(dataset.classes)}; name one, '
                          'below which the likeliest class is unsure')
     learned = set(training)
     # A split may also keep photographs for later that are neither trained on nor held out.
     held_out = [pair for pair in dataset.labelled if pair not in learned]
-    for run in options.teacher:
-        _check_teacher(run, dataset)
-        check_unseen(run, '--teacher', options, validation)
-    paths, left_out = _photographs(options, training, held_out)
     entries, skipped = [], []
     with ExitStack() as stack:
-        teachers = [stack.enter_context(roadseg.load(run)) for run in options.teacher]
+        teachers = [stack.enter_context(_open_teacher(run, options, dataset, validation))
+                    for run in options.teacher]
+        paths, left_out = _photographs(options, training, held_out)
         for path in tqdm(paths, 'labelling photographs', leave=False, disable=None):
             classes = pseudo_label([teacher.predict(read_image(path)) for teacher in teachers],
                                    bounds)
@@ -307,17 +305,34 @@ def pseudo_label(probabilities, bounds):
     return np.where(sure, classes, IGNORED).astype(np.uint8)
 
 
-def _check_teacher(run, dataset):
-    """Raises InputError unless a teacher is a run with a checkpoint and of the same classes."""
+def _open_teacher(run, options, dataset, validation):
+    """Opens a run to label photographs with.
+
+    Args:
+        run: folder.
+        options: namespace.
+        dataset: `Dataset`.
+        validation: list of (image, label) paths.
+
+    Returns:
+        `roadseg.model.Model`.
+
+    Raises:
+        InputError: it is no run with a whole checkpoint, knows other classes, or was trained on
+            photographs that are held out now.
+    """
     if not is_run(run):
         raise InputError(f'--teacher: {run} is no run; name a folder that training has made, such '
                          'as runs/<date-time>')
-    classes = read_run(run)['data'].get('classes')
-    if classes is not None and list(classes) != list(dataset.classes):
-        raise InputError(f"--teacher: {run} knows the classes {', '.join(map(str, classes))[:80]}; "
-                         f"{dataset.title} has {', '.join(dataset.classes)[:80]}; name a run on "
-                         'the same classes, and take weights of others with --start-from')
-    checkpoints.candidates(run, 'last')
+    check_unseen(run, '--teacher', options, validation)
+    teacher = roadseg.load(run)
+    if teacher.classes != tuple(dataset.classes):
+        teacher.close()
+        theirs, ours = (', '.join(names)[:80] for names in (teacher.classes, dataset.classes))
+        raise InputError(f'--teacher: {run} knows the classes {theirs}; {dataset.title} has '
+                         f'{ours}; name a run on the same classes, and take weights of others '
+                         'with --start-from')
+    return teacher
 
 
 # A run that goes on ---------------------------------------------------------------------------
@@ -344,9 +359,9 @@ def _kept(options):
         photograph = Path(options.unlabelled) / name
         if not photograph.is_file() or _sha256(photograph) != sha256:
             raise InputError(
-                f"{options.resume} was started with other photographs without labels: {photograph} "
-                f"is {'not as it was' if photograph.is_file() else 'missing'}; put the earlier ones "
-                'back, name their folder with --unlabelled, or start a new run')
+                f'{options.resume} was started with other photographs without labels: '
+                f"{photograph} is {'not as it was' if photograph.is_file() else 'missing'}; put "
+                'the earlier ones back, name their folder with --unlabelled, or start a new run')
         if not (options.resume / FOLDER / label).is_file():
             raise InputError(f'{options.resume / FOLDER / label} is missing; take it from a '
                              'backup, or start a new run')

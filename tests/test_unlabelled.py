@@ -1,0 +1,321 @@
+"""Photographs without labels: what a teacher makes of them, and that no held-out one gets in."""
+import json
+import os
+import shutil
+import signal
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import main
+from conftest import save_tiny_vgg
+from roadseg.commands import run_command
+from roadseg.datasets import demo, kitti
+from roadseg.datasets.description import IGNORED
+from roadseg.errors import InputError
+from roadseg.images import read_image, resize, write_image
+from roadseg.training import pipeline, recorder, unlabelled
+from roadseg.training.options import parse_args
+from tiny import save_run
+
+OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-3',
+           '--epochs', '2', '--warmup', '0', '--seed', '3', '--split', 'kfold:3:0', '--batch-size', '2',
+           '--unlabelled-share', '0.3')
+SIZE = (47, 155)        # of all photographs
+
+
+# What there is --------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Six photographs to train on, three held out; a tiny VGG16."""
+    folder = tmp_path_factory.mktemp('data')
+    demo.write_scenes(folder, train=9, test=3, held_out=1, size=SIZE)
+    save_tiny_vgg(folder / 'vgg', fc_width=16)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def dataset(data):
+    return kitti.load(data, strict=False)
+
+
+def save_teacher(folder, classes=kitti.CLASSES, **options):
+    """A run whose network takes bright pixels for road, and is unsure of those that are grey."""
+    save_run(folder, **options)
+    made = json.loads((folder / 'options.json').read_text())
+    made['data']['classes'] = classes
+    (folder / 'options.json').write_text(json.dumps(made))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp('teacher') / 'run')
+
+
+def striped(path, seed=0):
+    """Writes a photograph: a dark third, a grey one, a bright one, and some noise."""
+    levels = np.repeat([10, 127, 245], [52, 51, 52])[np.newaxis, :, np.newaxis]
+    noise = np.random.default_rng(seed).integers(-2, 3, (*SIZE, 3))
+    noise[:, 52:103] = 0
+    noise[:10, :40] += 40 * seed        # otherwise they would be too much alike
+    write_image(path, np.uint8(np.broadcast_to(levels, (*SIZE, 3)) + noise))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder with three photographs."""
+    folder = tmp_path / 'photographs'
+    folder.mkdir()
+    for seed, name in enumerate(('a', 'b', 'street 10')):
+        striped(folder / f'{name}.png', seed)
+    return folder
+
+
+def options_of(data, photographs, *teachers, more=()):
+    return parse_args(['--data-dir', str(data), '--unlabelled', str(photographs), '--teacher',
+                       ','.join(map(str, teachers)), *more])
+
+
+def lesson_of(dataset, options):
+    return unlabelled.lesson(options, dataset, *dataset.split('kfold:3:0'))
+
+
+# Labels ---------------------------------------------------------------------------------------
+
+def test_unsure_pixels_are_ignored():
+    first = np.float32([[[.9, .1], [.5, .5], [.2, .8], [.31, .69]]])
+    second = np.float32([[[.7, .3], [.1, .9], [.2, .8], [.31, .69]]])
+    label = unlabelled.pseudo_label
+    assert label([first], [.7]).tolist() == label([first], [.3, .7]).tolist() == [[0, 255, 1, 255]]
+    assert label([first, second], [.3, .7]).tolist() == [[0, 1, 1, 255]]       # their mean
+    assert label([first], [.6, .75]).tolist() == [[0, 0, 1, 255]]
+    three = np.float32([[[.5, .3, .2], [.1, .2, .7]]])
+    assert label([three], [.6]).tolist() == [[255, 2]]
+    assert label([three], [.6]).dtype == np.uint8
+
+
+def test_batches_hold_pseudo_labels_with_255_where_the_teacher_is_unsure(
+        data, dataset, teacher, photographs, tmp_path, capsys):
+    with lesson_of(dataset, options_of(data, photographs, teacher)) as lesson:
+        assert lesson.per_epoch == 9 and 'share of 0.33' in capsys.readouterr().out
+        get_batches_fn = pipeline.gen_batch_function(
+            lesson.pairs, lesson.read_label, SIZE, order=lesson.order,
+            augment=lambda _, image, classes, image_shape: (image, classes))
+        [(images, classes)] = get_batches_fn(9)
+        lesson.write(tmp_path)
+    pseudo = [(image, label) for image, label in zip(images, classes)
+              if (image[20, 70] == 127).all()]
+    assert len(pseudo) == 3
+    for _, label in pseudo:
+        assert (label[12:, :40] == 0).all() and (label[:, 115:] == 1).all()
+        assert (label[:, 70:85] == IGNORED).all()
+    kept = sorted((tmp_path / 'pseudo_labels').iterdir())
+    assert [path.name for path in kept] == ['a.png', 'b.png', 'street 10.png']
+    with Image.open(kept[2]) as image:
+        assert image.mode == 'P' and image.size == SIZE[::-1]
+        assert image.getpalette()[3:6] == [0, 255, 0]
+    notes = json.loads((tmp_path / 'pseudo_labels.json').read_text())
+    assert notes['teachers'][0]['checkpoint'] == 'step-000000' and notes['unsure'] == [0.7]
+    assert not Path(lesson.pairs[-1][1]).exists()       # what was beside the run is gone
+
+
+def test_several_teachers_are_averaged(data, dataset, teacher, photographs, tmp_path):
+    other = save_teacher(tmp_path / 'other', gains=(20, 0))     # takes dark pixels for road
+    with pytest.raises(InputError, match='unsure of every pixel of all 3 photographs'), \
+            lesson_of(dataset, options_of(data, photographs, teacher, other)):
+        pass
+
+
+def test_photograph_of_which_all_is_unsure_is_left_out(data, dataset, teacher, photographs,
+                                                       capsys):
+    write_image(photographs / 'grey.png', np.full((*SIZE, 3), 127, np.uint8))
+    with lesson_of(dataset, options_of(data, photographs, teacher)) as lesson:
+        assert len(lesson.pairs) == 9 and lesson.notes['left_out']['unsure'] == ['grey.png']
+    assert 'unsure of every pixel, the first being grey.png' in capsys.readouterr().err
+
+
+def test_share_is_drawn_anew_for_each_epoch(data, dataset, teacher, photographs):
+    options = options_of(data, photographs, teacher, more=('--unlabelled-share', '0.2'))
+    with lesson_of(dataset, options) as lesson:
+        epochs = [lesson.order(np.random.default_rng(epoch)).tolist() for epoch in range(9)]
+    assert lesson.per_epoch == 8
+    assert all(set(range(6)) < set(epoch) and len(set(epoch)) == 8 for epoch in epochs)
+    assert set().union(*map(set, epochs)) == set(range(9))
+    assert epochs[0] != sorted(epochs[0])
+
+
+# Held out -------------------------------------------------------------------------------------
+
+def test_held_out_photographs_under_other_names_are_left_out(data, dataset, teacher, photographs,
+                                                             capsys):
+    training, held_out = dataset.split('kfold:3:0')
+    shutil.copy(held_out[0][0], photographs / 'a copy.png')
+    image = read_image(held_out[1][0])
+    write_image(photographs / 'larger.jpg', resize(image, (141, 400)))
+    write_image(photographs / 'mirrored.png', np.ascontiguousarray(image[:, ::-1]))
+    write_image(photographs / 'brighter.png', np.uint8(image * .8 + 40))
+    shutil.copy(training[0][0], photographs / 'known.png')
+    with lesson_of(dataset, options_of(data, photographs, teacher)) as lesson:
+        assert [path.name for path, _ in lesson.pairs[6:]] == ['a.png', 'b.png', 'street 10.png']
+        assert lesson.notes['left_out']['labelled'] == [
+            'a copy.png', 'brighter.png', 'known.png', 'larger.jpg', 'mirrored.png']
+    error = capsys.readouterr().err
+    assert '4 of 8 photographs' in error and 'as they are held out, by their content' in error
+    assert '1 of 8 photographs' in error and 'the first being known.png' in error
+
+
+def test_photographs_of_no_split_are_held_out_too(data, dataset, teacher, photographs):
+    """A split may keep some for later, neither trained on nor held out now."""
+    training, held_out = dataset.split('kfold:3:0')
+    shutil.copy(training[-1][0], photographs / 'for later.png')
+    with unlabelled.lesson(options_of(data, photographs, teacher), dataset, training[:-1],
+                           held_out) as lesson:
+        assert lesson.notes['left_out']['labelled'] == ['for later.png']
+
+
+def test_only_labelled_photographs_are_an_error(data, dataset, teacher, tmp_path):
+    shutil.copy(dataset.labelled[0][0], tmp_path / 'x.png')
+    with pytest.raises(InputError, match='all 1 photographs in .* are labelled ones'), \
+            lesson_of(dataset, options_of(data, tmp_path, teacher)):
+        pass
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda folder: shutil.rmtree(folder), 'is no folder'),
+    (lambda folder: [path.unlink() for path in folder.iterdir()], 'holds no photograph'),
+    (lambda folder: (folder / 'b.png').write_bytes(b'text'), 'b.png is not a readable image'),
+    (lambda folder: (folder / 'b.jpg').write_bytes(b''), 'holds both b.jpg and b.png'),
+])
+def test_bad_photographs_are_one_line(data, dataset, teacher, photographs, spoil, message):
+    spoil(photographs)
+    with pytest.raises(InputError, match=message) as error, \
+            lesson_of(dataset, options_of(data, photographs, teacher)):
+        pass
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('place', ['image_2', 'gt_image_2', 'image_2/more'])
+def test_folder_of_the_labelled_photographs_is_refused(data, dataset, teacher, place):
+    folder = data / 'data_road/training' / place
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(InputError, match="where the data set's labelled photographs are"), \
+            lesson_of(dataset, options_of(data, folder, teacher)):
+        pass
+
+
+def test_bad_teachers_are_one_line(data, dataset, teacher, photographs, tmp_path):
+    empty = shutil.copytree(teacher, tmp_path / 'empty')
+    shutil.rmtree(empty / 'checkpoints/step-000000')
+    learned = shutil.copytree(teacher, tmp_path / 'learned')
+    held_out = [image.relative_to(data).as_posix()
+                for image, _ in dataset.split('kfold:3:0')[1]]
+    (learned / 'photographs.json').write_text(json.dumps({'training': held_out[:2]}))
+    for run, message in (
+            (photographs, 'is no run'), (tmp_path / 'nowhere', 'is no run'),
+            (empty, 'no last checkpoint'),
+            (save_teacher(tmp_path / 'other', ('road', 'grass')), 'knows the classes road, grass'),
+            (learned, 'was trained on 2 of the 3 photographs that are held out now')):
+        with pytest.raises(InputError, match=message) as error, \
+                lesson_of(dataset, options_of(data, photographs, teacher, run)):
+            pass
+        assert str(run) in str(error.value)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--teacher', 'x'], '--teacher needs --unlabelled'),
+    (['--unlabelled', 'x'], '--unlabelled needs --teacher'),
+    (['--rounds', '2'], '--rounds needs --unlabelled'),
+    (['--unlabelled', 'x', '--teacher', 'a,,b'], 'is not a run, or runs with one comma'),
+    (['--unsure', '0.7,0.3'], 'nor two that rise'), (['--unsure', '0.5,0.5'], 'nor two that rise'),
+    (['--unsure', '.1,.2,.3'], 'nor two that rise'), (['--unsure', '1.5'], 'from 0 to 1'),
+    (['--unlabelled-share', '1'], 'from 0.01 to 0.99'),
+])
+def test_options_that_do_not_go_together(arguments, message, capsys):
+    try:
+        code = run_command(main.main, arguments)
+    except SystemExit as error:
+        code = error.code
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and error.count('\n') == 1
+
+
+def test_two_bounds_are_for_two_classes(data, dataset, teacher, photographs):
+    options = options_of(data, photographs, teacher, more=('--unsure', '0.3,0.7'))
+    with pytest.raises(InputError, match='two bounds are for two classes'), \
+            lesson_of(dataset._replace(classes=('a', 'b', 'c')), options):
+        pass
+
+
+# Runs -----------------------------------------------------------------------------------------
+
+def test_rounds_hand_the_student_on_as_teacher():
+    seen = []
+
+    def run(options):
+        seen.append((options.teacher, options.rounds, options.resume, options.seed))
+        return f'run {len(seen)}'
+
+    options = Namespace(teacher=['first'], rounds=3, resume='here', seed=5)
+    assert unlabelled.rounds(run, options) == 'run 3'
+    assert seen == [(['first'], 3, 'here', 5), (['run 1'], 2, None, 5), (['run 2'], 1, None, 5)]
+
+
+def command(*arguments):
+    return run_command(main.main, [str(argument) for argument in arguments])
+
+
+def test_resumed_student_ends_like_the_uninterrupted_one(data, teacher, photographs, tmp_path,
+                                                         monkeypatch, capsys):
+    def train(runs):
+        code = command('--data-dir', data, '--runs-dir', runs, *OPTIONS, '--unlabelled',
+                       photographs, '--teacher', teacher)
+        [run] = runs.glob('[!.]*')
+        return code, run
+
+    code, whole = train(tmp_path / 'whole')
+    assert code == 0
+    assert 'pseudo_labels/a.png' in (whole / 'index.html').read_text()
+
+    original, steps = recorder.Recorder.after_step, []
+
+    def interrupted(self):
+        steps.append(1)
+        if len(steps) == 6:     # an epoch has 5 steps: 6 photographs and 3 others, 2 at a time
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, 'after_step', interrupted)
+        code, run = train(tmp_path / 'resumed')
+    assert code == 130
+
+    label = run / 'pseudo_labels/a.png'
+    shutil.move(label, tmp_path / 'label')
+    assert command('--resume', run) == 2
+    shutil.move(tmp_path / 'label', label)
+    moved = shutil.move(photographs, tmp_path / 'moved')
+    assert command('--resume', run) == 2
+    striped(moved / 'b.png', 9)
+    assert command('--resume', run, '--unlabelled', moved) == 2
+    striped(moved / 'b.png', 1)
+    missing, gone, other = (line for line in capsys.readouterr().err.splitlines()
+                            if line.startswith('error: '))
+    assert f'{label} is missing' in missing and 'a.png is missing; put the' in gone
+    assert 'b.png is not as it was; put the earlier ones back' in other
+
+    # Not labelled anew: the teacher is not there any more for the notes to be made again.
+    before = label.stat().st_mtime_ns
+    assert command('--resume', run, '--unlabelled', moved) == 0
+    assert label.stat().st_mtime_ns == before
+    for name in ('conv5_1/kernel', 'decoder/score7/kernel'):
+        ends = [tf.train.load_checkpoint(str(end / 'checkpoints/step-000010/model'))
+                .get_tensor(name) for end in (whole, run)]
+        np.testing.assert_allclose(*ends, rtol=1e-3, atol=1e-5)
