@@ -9,9 +9,14 @@ Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmenta
 import math
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+from roadseg.training import allocator
+if __name__ == '__main__':
+    allocator.use_huge_pages()      # may start Python anew, so before the seconds of TensorFlow
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -24,12 +29,14 @@ from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
 from roadseg.tf_paths import literal
-from roadseg.training import (augment, averages, checkpoints, class_weights, device, pipeline,
-                              preflight, signals, start_from, unlabelled)
+from roadseg.training import (augment, checkpoints, class_weights, device, loss_scale, pipeline,
+                              preflight, signals, start_from, unlabelled, update, workers)
 from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
 from roadseg.training.schedule import learning_rate_at
+from roadseg.training.variables import add_weight_decay, trained_variables
+from roadseg.training.workers import SEED_STEP, Workers
 
 
 # The network ----------------------------------------------------------------------------------
@@ -159,23 +166,9 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
 
 # Training -------------------------------------------------------------------------------------
 
-def add_weight_decay(variables, weight_decay):
-    """Adds the L2 loss of the kernels among the variables to the regularization losses."""
-    for variable in variables:
-        if variable.shape.ndims == 4:
-            tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
-                                 l2_regularizer(weight_decay)(variable))
-
-
-def trained_variables(freeze_blocks):
-    """Returns the trainable variables but those of VGG16's first `freeze_blocks` blocks, 0-5."""
-    frozen = tuple(f'conv{block}_' for block in range(1, freeze_blocks + 1))
-    return [variable for variable in tf.trainable_variables()
-            if not variable.name.startswith(frozen)]
-
-
 def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_norm=None,
-             class_weights=None, freeze_blocks=0, decoder_rate=1.0, average_decay=0.0):
+             class_weights=None, freeze_blocks=0, decoder_rate=1.0, average_decay=0.0,
+             train='all', scale_loss=False, team=Workers()):
     """The loss and one step of Adam that lowers it and the regularization losses.
 
     Args:
@@ -193,6 +186,9 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
             the scaled pools 3 and 4 would take an age to matter.
         average_decay: decay of the moving averages of the weights, 0 for none. The operation
             'swap_averages' exchanges weights and averages.
+        train: 'all' or 'decoder', see `trained_variables`.
+        scale_loss: whether gradients are float16, see `loss_scale`.
+        team: the workers that share each batch; the loss and the gradient are those of all.
 
     Returns:
         (logits [pixels, C], train_op, cross_entropy_loss []): the loss is the mean over the
@@ -205,27 +201,19 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     evaluated = tf.reduce_sum(labels * weights, axis=1)
     cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(
         labels=tf.stop_gradient(labels), logits=logits)
-    cross_entropy_loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
-                                   tf.maximum(tf.reduce_sum(evaluated), 1.0), name='loss')
+    loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
+                     tf.maximum(tf.reduce_sum(evaluated), 1.0))
+    loss *= team.share(tf.reduce_sum(evaluated))    # 1, where a worker is alone
+    cross_entropy_loss = tf.identity(*team.sum([loss]), name='loss')
 
-    variables = trained_variables(freeze_blocks)
-    total_loss = cross_entropy_loss + tf.losses.get_regularization_loss()
+    variables = trained_variables(freeze_blocks, train)
+    total_loss = loss + tf.losses.get_regularization_loss() / team.count
     variables = preflight.behind(total_loss, variables)     # SegNet leaves fc6 and fc7 aside
-    gradients = tf.gradients(total_loss, variables)
+    gradients, finite = loss_scale.scaled_gradients(total_loss, variables, scale_loss, team.sum)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
-    step = tf.train.get_or_create_global_step()
-    updates = []
-    for of_decoder, rate in ((False, learning_rate), (True, decoder_rate * learning_rate)):
-        group = [(gradient, variable) for gradient, variable in zip(gradients, variables)
-                 if variable.name.startswith('decoder/') == of_decoder]
-        if group:
-            updates.append(tf.train.AdamOptimizer(rate).apply_gradients(group))
-    # Batch normalisation's moving averages are updated by operations of their own.
-    with tf.control_dependencies(updates + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-        train_op = tf.assign_add(step, 1, name='train')
-    if average_decay:
-        train_op = averages.averaged(train_op, variables + averages.statistics(), average_decay, step)
+    train_op = update.adam_step(gradients, variables, learning_rate, decoder_rate, average_decay,
+                                team, finite)
     return logits, train_op, cross_entropy_loss
 
 
@@ -309,7 +297,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                     break
                 if after_step is not None:
                     after_step()
-            if stopped():
+            if stopped() and progress.step < max_steps:
                 break
             progress.epoch += 1
             row = {'epoch': progress.epoch, 'step': progress.step,
@@ -338,7 +326,7 @@ class Training(NamedTuple):
     cross_entropy_loss: tf.Tensor   # float32 []
 
 
-def build(sess, encoder, num_classes, options, weights=None):
+def build(sess, encoder, num_classes, options, weights=None, team=Workers()):
     """Builds network and training step in the session's graph.
 
     Args:
@@ -347,6 +335,7 @@ def build(sess, encoder, num_classes, options, weights=None):
         num_classes: C.
         options: namespace of `parse_args`.
         weights: float32 ndarray [C] of the classes in the loss; None for 1 each.
+        team: the workers that share each batch.
 
     Returns:
         `Training`.
@@ -358,8 +347,9 @@ def build(sess, encoder, num_classes, options, weights=None):
     input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
     _, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(
         sess, encoder, tf.cast(input_image, tf.float32))
-    feed = vgg16.draw_new_kernels(sess, options.seed)
-    of_encoder = trained_variables(options.freeze_blocks)
+    feed = {seed: value + SEED_STEP * team.index        # dropout differs by worker
+            for seed, value in vgg16.draw_new_kernels(sess, options.seed).items()}
+    of_encoder = trained_variables(options.freeze_blocks, options.train)
     image_shape = tf.shape(input_image)[1:3]
     if options.model == 'segnet':
         is_training = tf.placeholder_with_default(False, [], 'is_training')
@@ -376,7 +366,8 @@ def build(sess, encoder, num_classes, options, weights=None):
     logits, train_op, cross_entropy_loss = optimize(
         nn_last_layer, tf.one_hot(classes, num_classes), learning_rate, num_classes,
         clip_norm=options.clip_norm, class_weights=weights, freeze_blocks=options.freeze_blocks,
-        decoder_rate=options.decoder_rate, average_decay=options.average_decay)
+        decoder_rate=options.decoder_rate, average_decay=options.average_decay,
+        train=options.train, scale_loss=options.precision == 'float16', team=team)
     return Training(input_image, classes, keep_prob, learning_rate, feed, logits, train_op,
                     cross_entropy_loss)
 
@@ -394,45 +385,55 @@ def run(options):
         InputError: something that the user can put right.
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
-    hardware = device.find(options.precision)
+    team = workers.join()
+    team.start()
+    hardware = device.find(options.precision, options.xla)
     print(device.describe(hardware), flush=True)
     dataset = catalogue.load(options.dataset, options.data_dir, options.classes,
                              strict=not options.own_data)
-    options.precision, options.split = hardware.precision, options.split or dataset.default_split
+    options.precision, options.xla = hardware.precision, hardware.xla
+    options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
-    pipeline.check(dataset, training, validation, options.batch_size)
+    pipeline.check(dataset, training, validation, options.batch_size * team.count)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
 
     with unlabelled.lesson(options, dataset, training, validation) as lesson, \
             tf.Graph().as_default() as graph, \
-            tf.Session(config=device.session_config(options.precision)) as sess:
-        net = build(sess, encoder, num_classes, options, weights)
+            team.session(device.session_config(options.precision, options.xla)) as sess:
+        net = build(sess, encoder, num_classes, options, weights, team)
         saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
+        team.prepare()
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
         progress, started = start_from.begin(sess, saver, options, validation)
+        team.agree(sess, progress, options, dataset)
         cost, available = preflight.report(sess, net, shapes, lesson.per_epoch * (
-            options.epochs - progress.epoch), trained_variables(options.freeze_blocks), options)
+            options.epochs - progress.epoch), trained_variables(
+                options.freeze_blocks, options.train), options)
         get_batches_fn = pipeline.gen_batch_function(
             lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,
                             colour=options.colour),
             first_epoch=progress.epoch, cache_bytes=pipeline.cache_bytes(options.cache_gb),
-            order=lesson.order)
+            order=lesson.order, worker=(team.index, team.count))
 
-        steps_per_epoch = math.ceil(lesson.per_epoch / options.batch_size)
-        with start_run(options, hardware, dataset, training, validation, encoder, cost,
-                       lambda new: checkpoints.save(sess, saver, new, progress),
-                       lesson, started) as folder:
+        steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
+        keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
+                            lambda new: checkpoints.save(sess, saver, new, progress),
+                            lesson, started)
+        with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
-            with checkpoints.naming_last(folder), signals.stopping() as stopped, \
+            with checkpoints.naming_last(folder), signals.stopping() as asked, \
                     preflight.advising(cost, options.batch_size, available):
-                recorder = Recorder(folder, saver, progress, network, dataset, validation,
-                                    options, stopped)
+                def stopped():
+                    return team.any(sess, asked())
+
+                recorder = team.recorder(Recorder, folder, saver, progress, network, dataset,
+                                         validation, options, asked)
                 recorder.catch_up()
                 train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
                          net.cross_entropy_loss, net.input_image, net.classes, net.keep_prob,
@@ -448,19 +449,20 @@ def run(options):
                     recorder.stop()
             with averaged_weights(sess):
                 recorder.score_last()
-                if dataset.tests:
+                if dataset.tests and team.is_first:
                     helper.save_inference_samples(
                         options.runs_dir, options.data_dir, sess, options.image_size, net.logits,
                         net.keep_prob, net.input_image, output_dir=folder / 'overlays',
                         dataset=dataset, scales=options.test_scale, flip=options.flip_test)
             recorder.finish()
+        team.finish(sess)
     return folder
 
 
 def main(argv=None):
     """The command: returns the exit code, 0, 2 for an input error, 130 after Ctrl-C."""
     options = parse_args(argv)
-    with signals.as_ctrl_c(), locked(options.resume):
+    with signals.as_ctrl_c(), locked(options.resume if workers.join().is_first else None):
         folder = unlabelled.rounds(run, options)
     print(f'overlays: {folder}/overlays    open {folder}/index.html')
 

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
+from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.images import check_image, read_image
-from roadseg.training.augment import distort
+from roadseg.training.augment import GREY, distort
 
 
 def read_pair(pair, read_label):
@@ -99,7 +100,7 @@ class Samples:
 
 
 def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=0, first_epoch=0,
-                       cache_bytes=2**32, threads=None, order=None):
+                       cache_bytes=2**32, threads=None, order=None, worker=(0, 1)):
     """Makes a function that yields the shuffled batches of one epoch.
 
     Photographs stay in memory at their own size, so that an augmentation which zooms finds all
@@ -119,18 +120,23 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
         threads: how many prepare photographs; None for one per processor.
         order: function of a numpy Generator that returns the indices of an epoch's photographs;
             None for all of them, shuffled.
+        worker: (index of this worker, number of workers). A step's photographs are those of all
+            workers' batches; the first batch_size of them are the first worker's, and so on.
 
     Returns:
         `get_batches_fn(batch_size, first=0)`, a generator of (images uint8 [N, H, W, 3], classes
         uint8 [N, H, W]) from batch number `first` on. The last batch of an epoch is short where
-        batch_size does not divide the number of photographs.
+        batch_size does not divide the number of photographs; where that leaves nothing for this
+        worker, it is a grey image whose classes are all `IGNORED`.
 
     Raises:
         InputError: from `get_batches_fn`, unreadable files, and a batch size that is not between
             1 and the number of photographs.
     """
     samples = Samples(pairs, read_label, cache_bytes)
-    epochs_begun = first_epoch
+    epochs_begun, (number, workers) = first_epoch, worker
+    nothing = (np.full((*image_shape, 3), GREY, np.uint8),
+               np.full(image_shape, IGNORED, np.uint8))
     threads = threads or processors()
 
     def get_batches_fn(batch_size, first=0):
@@ -146,9 +152,13 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
             rng = np.random.default_rng([seed, epoch, index])
             return augment(rng, *samples[index], image_shape)
 
-        prepared = prepared_ahead(prepare, indices[first * batch_size:].tolist(), threads,
+        of_step, skipped = batch_size * workers, batch_size * number
+        steps = [indices[start:start + of_step][skipped:skipped + batch_size].tolist()
+                 for start in range(first * of_step, len(indices), of_step)]
+        prepared = prepared_ahead(prepare, itertools.chain.from_iterable(steps), threads,
                                   ahead=2 * batch_size + threads)
-        while batch := list(itertools.islice(prepared, batch_size)):
+        for step in steps:
+            batch = list(itertools.islice(prepared, len(step))) or [nothing]
             yield tuple(np.stack(arrays) for arrays in zip(*batch))
 
     return get_batches_fn

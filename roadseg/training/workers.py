@@ -15,6 +15,8 @@ import socket
 import sys
 import threading
 import time
+import zlib
+from dataclasses import fields
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -73,6 +75,17 @@ class Workers:
         self._watching.set()
         threading.Thread(target=self._watch, daemon=True).start()
 
+    def session(self, config):
+        """Opens a session on this worker's server, or, where it is alone, in this process.
+
+        Args:
+            config: `tf.ConfigProto`.
+
+        Returns:
+            `tf.Session`.
+        """
+        return tf.Session(self.target, config=self.configure(config))
+
     def configure(self, config):
         """Returns a session's configuration, with what collective operations need."""
         if self.count > 1:
@@ -123,7 +136,7 @@ class Workers:
         """Adds up tensors over the workers, in one collective operation.
 
         Args:
-            tensors: list of float32 tensors of known shapes, the same for all workers.
+            tensors: list of tensors of one dtype and of known shapes, the same for all workers.
 
         Returns:
             List of such tensors; the same ones for one worker.
@@ -141,6 +154,13 @@ class Workers:
         total, = self.sum([weight])
         return tf.math.divide_no_nan(weight, total)
 
+    def agree_on(self, variables):
+        """Returns an operation that sets variables to their means over the workers."""
+        if self.count == 1 or not variables:
+            return tf.no_op()
+        means = self.sum([variable / self.count for variable in variables])
+        return tf.group(*map(tf.assign, variables, means))
+
     def _reduced(self, flat):
         self._instances += 1
         return tf.raw_ops.CollectiveReduce(
@@ -155,12 +175,12 @@ class Workers:
         self._exchange = fed, self._reduced(fed)
         # Reduced one by one: all of them together may be gigabytes.
         variables = [variable for variable in tf.global_variables()
-                     if variable.dtype.base_dtype.is_floating]
-        mine = tf.constant(float(self.is_first))
+                     if variable.dtype.base_dtype in (tf.float32, tf.int32, tf.int64)]
+        mine = tf.constant(self.is_first)
         updates, before = [], []
         for variable in variables:
             with tf.control_dependencies(before):
-                value, = self.sum([mine * variable])
+                value, = self.sum([tf.where(mine, variable, tf.zeros_like(variable))])
                 before = [tf.assign(variable, value)]
             updates += before
         self._agree = tf.group(*updates)
@@ -190,10 +210,38 @@ class Workers:
         """Whether some worker's flag is set."""
         return bool(self.exchange(sess, [float(flag)])[0])
 
-    def agree_on_variables(self, sess):
-        """Gives all workers the first one's variables."""
-        if self.count > 1:
-            sess.run(self._agree)
+    def agree(self, sess, progress, options, dataset):
+        """Makes sure that all workers do the same, and begin where the first one does.
+
+        Args:
+            sess: session; all variables get the first worker's values.
+            progress: `Progress`, gets the first worker's values.
+            options: namespace.
+            dataset: `Dataset`.
+
+        Raises:
+            InputError: a worker has other options, photographs or versions; or options that one
+                worker alone can have.
+        """
+        if self.count == 1:
+            return
+        if options.unlabelled:
+            raise InputError('--unlabelled is for one worker; unset TF_CONFIG')
+        own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
+        self.check_same(sess, 'options', str(sorted(
+            (name, value) for name, value in vars(options).items() if name not in own)))
+        self.check_same(sess, 'versions', f'TensorFlow {tf.__version__}, NumPy {np.__version__}')
+        self.check_same(sess, 'photographs',
+                        ' '.join(image.stem for image, _ in dataset.labelled))
+        sess.run(self._agree)
+        names = [field.name for field in fields(progress) if field.type in (int, float)]
+        for name, value in zip(names, self.of_first(
+                sess, [getattr(progress, name) for name in names])):
+            setattr(progress, name, type(getattr(progress, name))(value))
+
+    def recorder(self, make, *arguments):
+        """Returns `make(*arguments)` on the first worker, and a `Bystander` on the others."""
+        return make(*arguments) if self.is_first else Bystander()
 
     def check_same(self, sess, what, text):
         """Raises InputError unless all workers have the same text: of options, versions, data.
@@ -205,7 +253,6 @@ class Workers:
         """
         if self.count == 1:
             return
-        import zlib
         mine = float(zlib.crc32(text.encode()))
         of_first = self.of_first(sess, [mine])[0]
         differing = self.exchange(sess, [float(index == self.index and mine != of_first)
@@ -213,6 +260,19 @@ class Workers:
         if differing.any():
             raise InputError(f'{self.names(np.flatnonzero(differing))} differs from worker 0 in '
                              f'{what}; here: {text[:300]}')
+
+
+class Bystander:
+    """Stands where the first worker has its `Recorder`, and keeps nothing."""
+
+    def nothing(self, row=None):
+        """Does nothing."""
+
+    catch_up = after_step = after_epoch = score_last = finish = nothing
+
+    def stop(self):
+        """Raises KeyboardInterrupt."""
+        raise KeyboardInterrupt('stopped; the first worker has saved')
 
 
 def join(environ=os.environ):
