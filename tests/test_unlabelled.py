@@ -254,6 +254,16 @@ def test_two_bounds_are_for_two_classes(data, dataset, teacher, photographs):
         pass
 
 
+def test_commands_of_the_documentation_are_understood():
+    text = (Path(__file__).parents[1] / 'docs/ninety-seven.md').read_text(encoding='utf-8')
+    commands = [line.split()[2:] for line in text.splitlines()
+                if line.strip().startswith('python main.py')]
+    student = parse_args(commands[2])
+    assert len(commands) == 4 and [parse_args(command).split for command in commands[1:]] == [
+        'kfold:5:0'] * 3
+    assert student.unsure == [.3, .7] and student.teacher == [Path('runs/TEACHER')]
+
+
 # Runs -----------------------------------------------------------------------------------------
 
 def test_rounds_hand_the_student_on_as_teacher():
