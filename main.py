@@ -186,8 +186,7 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
             the scaled pools 3 and 4 would take an age to matter.
         average_decay: decay of the moving averages of the weights, 0 for none. The operation
             'swap_averages' exchanges weights and averages.
-        train: 'all' or 'decoder', see `trained_variables`.
-        scale_loss: whether gradients are float16, see `loss_scale`.
+        train, scale_loss: see `trained_variables` and `loss_scale.scaled_gradients`.
         team: the workers that share each batch; the loss and the gradient are those of all.
 
     Returns:

@@ -5,23 +5,14 @@ They are caught here, and those that are no information or warning are passed on
 module is meant to have that effect, and these two: the log level is that of errors, and oneDNN
 is on, also on processors without AVX-512, where TensorFlow leaves it off.
 """
-import ctypes
 import os
 import re
-import sys
 import tempfile
+
+from roadseg.driver import has_driver
 
 NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |'
                    rb'E\d{4} .*failed call to cuInit')
-
-
-def has_driver():
-    """Whether NVIDIA's driver is there. Asked for a GPU without it, TensorFlow prints an error."""
-    try:
-        ctypes.CDLL('libcuda.so.1' if sys.platform == 'linux' else 'nvcuda.dll')
-    except OSError:
-        return False
-    return True
 
 
 def _import_tensorflow():

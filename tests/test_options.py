@@ -72,7 +72,7 @@ BAD = {
     '--dataset': ('kiti', '', 'KITTI'),
     '--model': ('fcn', ''),
     '--schedule': ('linear',),
-    '--precision': ('float16',),
+    '--precision': ('float8',),
     '--class-weights': ('all',),
     '--split': ('val4', '', 'kfold:5', 'kfold:5:5', 'kfold:0:0', 'kfold:²:1', 'kfold:5:²',
                 'kfold:inf:0', 'kfold:1e300:0', f"kfold:{'9' * 400}:0", 'tail:inf', 'tail:nan',

@@ -1,15 +1,18 @@
 """Moving averages of the weights, which are validated and saved."""
 import tensorflow.compat.v1 as tf
 
+from roadseg.training.loss_scale import only_if
 
-def averaged(train_op, variables, decay, step):
+
+def averaged(train_op, variables, decay, step, condition=None):
     """Extends a training step by moving averages of the weights (Polyak and Juditsky, 1992).
 
-    Adds the operation 'swap_averages', which exchanges weights and averages.
+    Adds the operation 'swap_averages', which exchanges weights and averages. The averages move
+    only where the condition, a bool tensor [], holds; None for always.
     """
     averages = tf.train.ExponentialMovingAverage(decay, num_updates=step)
     with tf.control_dependencies([train_op]):
-        train_op = averages.apply(variables)
+        train_op = only_if(condition, lambda: averages.apply(variables))
     pairs = [(variable, averages.average(variable)) for variable in variables]
     # Copies, as the identity of a reference variable would change with the variable.
     values = [(tf.raw_ops.DeepCopy(x=first), tf.raw_ops.DeepCopy(x=second))

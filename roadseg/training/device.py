@@ -6,37 +6,70 @@ from typing import NamedTuple
 
 from roadseg.quiet import has_driver    # noqa: isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+FIRST_TENSOR_CORES = (7, 0)     # compute capability from which TensorFlow rewrites to float16
 
 
 class Device(NamedTuple):
     """What a network runs on."""
     name: str               # such as 'NVIDIA H200' or 'CPU, 2 cores'
     is_gpu: bool
-    precision: str          # of the activations: 'float32' or 'bfloat16'
+    precision: str          # of the activations: 'float32', 'float16' or 'bfloat16'
+    xla: bool = False       # whether XLA compiles the graph
 
 
-def find(precision='auto'):
-    """Finds the device that will train, and the precision that it shall have.
+def find(precision='auto', xla=False):
+    """Finds the device that will train, and what it shall do of what it can.
 
     Args:
-        precision: 'float32', 'bfloat16' or 'auto', which is bfloat16 on a CPU that multiplies
-            it in hardware, and float32 elsewhere. TensorFlow's rewrite to bfloat16 touches only
-            what runs on a CPU, so on a GPU it falls back to float32 with a warning.
+        precision: 'float32', 'float16', 'bfloat16' or 'auto', see `supported`.
+        xla: whether XLA shall compile, which it does on a GPU only.
 
     Returns:
         `Device`.
     """
     gpus = tf.config.list_physical_devices('GPU') if has_driver() else []
-    if gpus:
-        names = [tf.config.experimental.get_device_details(gpu).get('device_name', gpu.name)
-                 for gpu in gpus]
-        if precision == 'bfloat16':
-            print('warning: on a GPU, --precision bfloat16 is not there; going on in float32, '
-                  'whose convolutions use TF32', file=sys.stderr)
-        return Device(', '.join(names), True, 'float32')
-    if precision == 'auto':
-        precision = 'bfloat16' if native_bfloat16() else 'float32'
-    return Device(f'CPU, {os.cpu_count()} cores', False, precision)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    precision, xla, warnings = supported(
+        precision, xla, [detail.get('compute_capability', (0, 0)) for detail in details])
+    for warning in warnings:
+        print(f'warning: {warning}', file=sys.stderr)
+    names = [detail.get('device_name', gpu.name) for gpu, detail in zip(gpus, details)]
+    return Device(', '.join(names) or f'CPU, {os.cpu_count()} cores', bool(gpus), precision, xla)
+
+
+def supported(precision, xla, capabilities):
+    """What a device can do of what is wanted.
+
+    TensorFlow 2.21 rewrites a graph to float16 for a GPU with tensor cores, and to bfloat16 for
+    a CPU only. 'auto' is bfloat16 on a CPU that multiplies it in hardware, and float32 elsewhere,
+    whose convolutions use TF32 on a GPU that has it.
+
+    Args:
+        precision: 'float32', 'float16', 'bfloat16' or 'auto'.
+        xla: whether XLA shall compile.
+        capabilities: list of the GPUs' compute capabilities, such as (9, 0); [] for a CPU.
+
+    Returns:
+        (precision, xla, list of warnings).
+    """
+    warnings, best = [], 'float32'
+    if not capabilities and native_bfloat16():
+        best = 'bfloat16'
+    lacking = {'float16': not capabilities or min(capabilities) < FIRST_TENSOR_CORES,
+               'bfloat16': bool(capabilities)}
+    if lacking.get(precision):
+        where = 'with a compute capability below 7.0 ' if precision == 'float16' else ''
+        warnings.append(f'--precision {precision} is not there on a '
+                        + (f'GPU {where}' if capabilities else 'CPU ')
+                        + f"in this TensorFlow; going on in {best}"
+                        + (', whose convolutions use TF32 where the GPU has it'
+                           if capabilities else ''))
+    if xla and not capabilities:
+        warnings.append('--xla compiles for a GPU, and there is none; going on without')
+        xla = False
+    return best if precision == 'auto' or lacking.get(precision) else precision, xla, warnings
 
 
 def native_bfloat16():
@@ -49,29 +82,33 @@ def native_bfloat16():
 
 
 def describe(device):
-    """Returns what a run says of its `Device` at the start: one to three lines."""
+    """Returns what a run says of its `Device` at the start: one or two lines."""
     if device.is_gpu:
         several = '; one of them is used' if ',' in device.name else ''
         return f'device: {device.name}{several}'
-    lines = [f'device: {device.name}',
-             'warning: no GPU was found; the expected time follows below']
-    if sys.platform == 'linux' and 'hugetlb' not in os.environ.get('GLIBC_TUNABLES', ''):
-        lines.append('hint: with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment, '
-                     'training on a Linux CPU is about a quarter faster')
-    return '\n'.join(lines)
+    return f'device: {device.name}\nwarning: no GPU was found; the expected time follows below'
 
 
-def session_config(precision='float32'):
+def session_config(precision='float32', xla=False):
     """Configuration of a session.
 
+    The numbers of threads are TensorFlow's own choice, which are those of the processors; so is
+    cuDNN's search for the fastest convolutions, which is on.
+
     Args:
-        precision: 'float32', or 'bfloat16', where the variables stay float32 and what oneDNN
-            convolves and multiplies on a CPU is rounded.
+        precision: 'float32'; 'bfloat16' on a CPU or 'float16' on a GPU, where the variables stay
+            float32 and what is convolved and multiplied is rounded.
+        xla: whether XLA compiles what it can of the graph.
     """
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
     if not has_driver():
         config.device_count['GPU'] = 0
     if precision == 'bfloat16':
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = \
+            RewriterConfig.ON
+    if precision == 'float16':
+        config.graph_options.rewrite_options.auto_mixed_precision = RewriterConfig.ON
+    if xla:
+        config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     return config

@@ -28,7 +28,8 @@ DATA_DIRS = {'demo': 'data/demo'}       # 'data' for the others
 # Of runs from before an option was there: what it stood for then.
 EARLIER = {'dataset': 'kitti', 'model': 'fcn8s', 'encoder': None, 'classes': None,
            'class_weights': 'none', 'score_channels': 0, 'decoder_rate': 1.0,
-           'save_minutes': 10.0, 'test_scale': [1.0], 'flip_test': False, 'own_data': False}
+           'save_minutes': 10.0, 'test_scale': [1.0], 'flip_test': False, 'own_data': False,
+           'train': 'all', 'validate_every': 1, 'xla': False}
 # Those that every run has had.
 ALWAYS = ('data_dir', 'split', 'image_size', 'epochs', 'batch_size', 'learning_rate', 'schedule',
           'warmup', 'keep_prob', 'weight_decay', 'clip_norm', 'freeze_blocks', 'average_decay',
@@ -119,6 +120,9 @@ def build_parser():
         help="upper bound of the gradient's norm")
     add('--freeze-blocks', type=number(int, 0, 5), default=2, metavar='N',
         help="leave the encoder's first blocks as they are")
+    add('--train', choices=('all', 'decoder'), default='all',
+        help='decoder: leave the whole encoder as it is, new layers of it included; several times '
+             'as fast, for instance after --start-from')
     add('--average-decay', type=number(float, 0, 0.99999), default=0.99, metavar='DECAY',
         help='validate and save moving averages of the weights; 0 for none')
     add('--flip', action=argparse.BooleanOptionalAction, default=True,
@@ -131,13 +135,17 @@ def build_parser():
         help='predict as the mean over a photograph and its mirror image, at twice the time')
 
     add = parser.add_argument_group('machine').add_argument
-    add('--precision', choices=('auto', 'float32', 'bfloat16'), default='auto',
+    add('--precision', choices=('auto', 'float32', 'float16', 'bfloat16'), default='auto',
         help='precision of convolutions; auto is bfloat16 on a CPU that has it in hardware, else '
-             'float32')
+             'float32 (TF32 on a GPU that has it); float16 is for a GPU, bfloat16 for a CPU')
+    add('--xla', action='store_true', help='compile the graph with XLA, on a GPU')
     add('--seed', type=number(int, 0, 2**31 - 1), default=0, metavar='N',
         help='decides all that is drawn: new layers, dropout, order and augmentation')
     add('--save-minutes', type=number(float, 0.01, 100_000), default=10.0, metavar='M',
         help='write a checkpoint at least so often, besides at the end of each epoch')
+    add('--validate-every', type=number(int, 1, 100_000), default=1, metavar='EPOCHS',
+        help='score the held-out photographs and write a checkpoint after every so many epochs, '
+             'and after the last')
     add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
         help='memory for decoded photographs; those beyond are decoded anew in every epoch '
              '(default: half of what is free)')

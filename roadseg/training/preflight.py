@@ -71,7 +71,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
         image_shape: (H, W) of the training.
         batch_size: N.
         variables: those that are trained.
-        precision: of the activations, 'float32' or 'bfloat16'.
+        precision: of the activations, 'float32', 'float16' or 'bfloat16'.
         feed_dict: what else to feed, the keep probability.
         test_scale: largest factor of the size at which is predicted.
 
@@ -97,7 +97,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
             kept += int(np.prod(size))
         largest = max(largest, int(np.prod(size)))
     scale = image_shape[0] * image_shape[1] / PROBE ** 2
-    width = 2 if precision == 'bfloat16' else 4
+    width = 4 if precision == 'float32' else 2
     of_image = int(width * (kept + TRANSIENT * largest) * scale)
     parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
@@ -206,7 +206,7 @@ def describe(cost, seconds, images, precision):
         cost: `Cost`.
         seconds: estimate per image.
         images: that will be trained on, over all epochs.
-        precision: 'float32' or 'bfloat16'.
+        precision: 'float32', 'float16' or 'bfloat16'.
     """
     return (f'{cost.parameters / 1e6:.1f} million parameters to train, '
             f'{cost.gflop_per_image:.1f} GFLOP per image forward, {precision}\n'

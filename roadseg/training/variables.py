@@ -1,0 +1,31 @@
+"""Which variables a run trains, and the decay of their weights."""
+import tensorflow.compat.v1 as tf
+
+DECODER = 'decoder/'        # what `main.layers` and `segnet.layers` create begins with it
+
+
+def trained_variables(freeze_blocks, train='all'):
+    """Returns the trainable variables of the default graph that are not to be left as they are.
+
+    Args:
+        freeze_blocks: the first blocks of VGG16, 0-5, that are left as they are.
+        train: 'all', or 'decoder' to leave the whole encoder as it is: nothing is carried back
+            through it.
+    """
+    frozen = tuple(f'conv{block}_' for block in range(1, freeze_blocks + 1))
+    return [variable for variable in tf.trainable_variables()
+            if not variable.name.startswith(frozen)
+            and (train == 'all' or variable.name.startswith(DECODER))]
+
+
+def add_weight_decay(variables, weight_decay):
+    """Adds the L2 loss of the kernels among the variables to the regularization losses.
+
+    Args:
+        variables: list.
+        weight_decay: factor of half the sum of squares.
+    """
+    for variable in variables:
+        if variable.shape.ndims == 4:
+            tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
+                                 weight_decay * tf.nn.l2_loss(variable))
