@@ -232,12 +232,12 @@ def test_twenty_kills_at_random(data, whole, tmp_path):
             process = subprocess.Popen([sys.executable, 'main.py', *arguments], cwd=ROOT,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                        text=True, env=environment)
-            line = ''
-            while not line.startswith('run folder: ') and process.poll() is None:
-                line = process.stdout.readline()
+            lines = ['']
+            while not lines[-1].startswith('run folder: ') and process.poll() is None:
+                lines.append(process.stdout.readline())
             time.sleep(rng.random() * 5)
             process.kill()
-            output, _ = process.communicate()
+            output = ''.join(lines) + process.communicate()[0]
             found = list(runs.glob('[!.]*'))
             if process.returncode == 0:
                 break

@@ -8,7 +8,7 @@
         overlays/           the test photographs with their road in green
         validation/         the held-out photographs: input, truth, probability, overlay
         evaluation.json     the scores
-    pseudo_labels/      labels by a teacher, see roadseg/training/unlabelled.py; pseudo_labels.json
+        pseudo_labels/      labels by a teacher, see roadseg/training/unlabelled.py
         loss.png index.html the curve, and one page that shows it all
         .lock               held by the process that trains
 """
