@@ -242,6 +242,7 @@ def test_pseudo_labels_are_shown_where_there_are_some(full):
         write_picture(full / 'pseudo_labels' / f'{number}.png')
     seen = written(full)
     assert 'Pseudo-labels' in seen.text and 'all 8 in pseudo_labels/' in seen.text
+    assert 'not road road unsure' in seen.text
     assert sum('pseudo_labels/' in picture['src'] for picture in seen.all('img')) == 6
 
 

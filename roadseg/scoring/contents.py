@@ -116,17 +116,23 @@ def read_log(path):
     return rows
 
 
-def pictures(folder):
-    """The pictures in a folder that open: dict {file name: (path, width, height)}, by name."""
+def picture_paths(folder):
+    """Paths of the pictures in a folder, by name; [] without the folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix in ('.jpg', '.png') and path.is_file())
+
+
+def pictures(paths):
+    """Those pictures that open: dict {file name: (path, width, height)}."""
     found = {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix in ('.jpg', '.png') and path.is_file():
-                try:
-                    with Image.open(path) as image:
-                        found[path.name] = (path, *image.size)
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                    pass    # shown as missing; one bad picture should not cost the page
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                found[path.name] = (path, *image.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            pass        # shown as missing; one bad picture should not cost the page
     return found
 
 

@@ -80,15 +80,15 @@ def write_page(run_dir):
         InputError: a file is missing, or is not what it should be, or cannot be written.
     """
     run = contents.read(run_dir)
-    frames = _frames_section(run, contents.pictures(run.folder / 'validation'))
+    frames = _frames_section(run)
     sections = [
         f'<h1>{escape(title(run))}</h1>',
         f'<p class="summary">{escape(_summary(run))}</p>',
         _scores_section(run),
         _curves_section(run),
         frames,
-        _overlays_section(run, contents.pictures(run.folder / 'overlays')),
-        _pseudo_labels_section(run, contents.pictures(run.folder / 'pseudo_labels')),
+        _overlays_section(run),
+        _pseudo_labels_section(run),
         _options_section(run.options),
         _notes_section(run, with_frames=bool(frames)),
     ]
@@ -403,9 +403,10 @@ def _drawn(path, alt, style='drawn'):
 
 # Pictures -------------------------------------------------------------------------------------
 
-def _frames_section(run, pictures):
+def _frames_section(run):
     """A row per photograph, the worst first; those with pictures only come last."""
     evaluation = run.evaluation
+    pictures = contents.pictures(contents.picture_paths(run.folder / 'validation'))
     frames = [{**frame, 'name': str(frame['name'])} for frame in evaluation.get('frames', [])]
     names = {frame['name'] for frame in frames}
     drawn = dict.fromkeys(file.rsplit('_', 1)[0] for file in pictures
@@ -532,35 +533,37 @@ def _swatch(colour):
     return f'<i class="swatch" style="background: rgb({" ".join(map(str, colour))})"></i>'
 
 
-def _overlays_section(run, pictures):
+def _overlays_section(run):
     """The first test photographs with what was found in colour, and a link to all of them."""
-    if not pictures:
-        return ''
     names, palette = run.data['classes'], run.data['palette']
     if len(names) == 2:
         names, palette = names[1:], palette[1:]
-    legend = f'<div class="legend"><span><span>{_swatches(names, palette)}</span></span></div>'
-    return _gallery('Test photographs', 'What the network finds is painted. There are no labels '
-                    'to compare with; look for holes, ragged borders, and colour where it does '
-                    'not belong.', pictures, 'overlays', TEST_OVERLAYS, legend)
+    return _gallery(run, 'Test photographs', 'What the network finds is painted. There are no '
+                    'labels to compare with; look for holes, ragged borders, and colour where it '
+                    'does not belong.', 'overlays', TEST_OVERLAYS, _swatches(names, palette))
 
 
-def _pseudo_labels_section(run, pictures):
-    """Some of the labels that the network made itself, and a link to all of them."""
-    if not pictures:
+def _pseudo_labels_section(run):
+    """Some of the labels that a network made, and a link to all of them."""
+    names, palette = [*run.data['classes'], 'unsure'], [*run.data['palette'], (0, 0, 0)]
+    return _gallery(run, 'Pseudo-labels', 'Labels that a trained network made for photographs '
+                    'without one, and that were learned from. Where it was unsure, nothing was '
+                    'learned.', 'pseudo_labels', PSEUDO_LABELS, _swatches(names, palette))
+
+
+def _gallery(run, heading, text, folder, count, legend):
+    """The first pictures of a folder, and a link to all of them; '' without any."""
+    paths = contents.picture_paths(run.folder / folder)
+    if not paths:
         return ''
-    return _gallery('Pseudo-labels', 'Labels that the network itself made for photographs without '
-                    'one, and then learned from.', pictures, 'pseudo_labels', PSEUDO_LABELS)
-
-
-def _gallery(heading, text, pictures, folder, count, legend=''):
-    """The first pictures of a folder, and a link to all of them."""
-    figures_ = ''.join(_figure(picture, picture[0].stem, picture[0].stem)
-                       for picture in list(pictures.values())[:count])
-    rest = (f'<p><a href="{folder}/">all {len(pictures)} in {folder}/</a></p>'
-            if len(pictures) > count else '')
-    return '\n'.join(['<section>', f'<h2>{heading}</h2>', f'<p>{text}</p>', legend,
-                      f'<div class="pictures tests">{figures_}</div>', rest, '</section>'])
+    # The others are not even opened: there may be thousands, and the page is written each epoch.
+    shown_here = ''.join(_figure(picture, picture[0].stem, picture[0].stem)
+                         for picture in contents.pictures(paths[:count]).values())
+    rest = (f'<p><a href="{folder}/">all {len(paths)} in {folder}/</a></p>'
+            if len(paths) > count else '')
+    return '\n'.join(['<section>', f'<h2>{heading}</h2>', f'<p>{text}</p>',
+                      f'<div class="legend"><span><span>{legend}</span></span></div>',
+                      f'<div class="pictures tests">{shown_here}</div>', rest, '</section>'])
 
 
 def _figure(picture, caption, alt):
