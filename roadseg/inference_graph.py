@@ -150,9 +150,9 @@ class _Rewriter:
     def Placeholder(self, op, inputs):
         if op.name == 'keep_prob':
             return [self.constant(np.float32(1))]
-        dtype = op.outputs[0].dtype         # float32 in older runs
-        return [self.photographs if self.photographs.dtype == dtype
-                else tf.cast(self.photographs, dtype)]
+        if op.outputs[0].dtype == tf.float32:       # older runs
+            return [tf.cast(self.photographs, tf.float32)]
+        return [self.photographs]
 
     def PlaceholderWithDefault(self, op, inputs):
         return [self.constant(np.float32(1))] if op.name == 'keep_prob' else inputs
@@ -171,7 +171,12 @@ class _Rewriter:
 
     def Select(self, op, inputs):
         condition = self.value(inputs[0])
-        return [inputs[1]] if condition is not None and condition.all() else None
+        if condition is not None and condition.all():
+            return [inputs[1]]
+        return [tf.where_v2(*inputs)]       # which takes one zero for all
+
+    def ZerosLike(self, op, inputs):
+        return [self.constant(np.zeros((), op.outputs[0].dtype.as_numpy_dtype))]
 
     SelectV2 = Select
 
@@ -233,7 +238,10 @@ class _Rewriter:
         kernel = self.value(conv.inputs[1])
         if kernel is None or not (kernel.shape[0] % 2 and kernel.shape[1] % 2):
             return None
-        return [self.convolution(apart.inputs[0], kernel, dilations=block.tolist())]
+        # Padded by hand, as ONNX Runtime has no padding 'SAME' with gaps.
+        rows, columns = (step * (side // 2) for step, side in zip(block, kernel.shape))
+        padded = tf.pad(apart.inputs[0], [[0, 0], [rows] * 2, [columns] * 2, [0, 0]])
+        return [self.convolution(padded, kernel, 1, 'VALID', block.tolist())]
 
     def Conv2DBackpropInput(self, op, inputs):
         """A transposed convolution whose kernel is twice its stride wide.

@@ -1,0 +1,589 @@
+"""Writes what a run has learnt in forms that need neither its training nor this project.
+
+    python -m roadseg.export RUN --format savedmodel|frozen|onnx
+    python -m roadseg.export RUN --format tflite [--quantize float16|dynamic|int8]
+    python -m roadseg.export RUN --compare
+
+An export takes photographs, uint8 [N, H, W, 3] RGB, as `photographs`, and gives the probability
+of each class, float32 [N, H, W, C], as `probabilities`. It is a folder, RUN/exports/NAME, with the
+model and `export.json`: classes, palette, road, size in the training, commit, checksums.
+
+    format      file            size    runs on
+    savedmodel  saved_model.pb  any     TensorFlow Serving, tag 'serve'; TensorFlow, OpenVINO
+    frozen      frozen.pb       any     TensorFlow, OpenVINO
+    onnx        model.onnx      any     ONNX Runtime, OpenVINO
+    tflite      model.tflite    fixed   LiteRT, TensorFlow, OpenVINO; one photograph at a time
+
+float16 halves the file; dynamic makes the weights 8 bits; int8 makes everything 8 bits, from the
+input to the probabilities, which come as 256 steps, by the ranges that the layers have on
+photographs of the training.
+
+An export is compared with the run's own checkpoint, in float32, on the photographs held out, and
+is left out where it differs by more than `LIMITS`. --compare measures all of them.
+
+The ONNX file needs neither TensorFlow nor this project:
+
+    import json, sys
+    import numpy as np, onnxruntime
+    from PIL import Image
+
+    folder, picture, out = sys.argv[1:]
+    about = json.load(open(folder + '/export.json'))
+    height, width = about['image_size']
+    photograph = Image.open(picture).convert('RGB').resize((width, height))
+    session = onnxruntime.InferenceSession(folder + '/model.onnx')
+    probabilities, = session.run(None, {'photographs': np.asarray(photograph)[np.newaxis]})
+    colours = np.array(about['palette'], np.uint8)
+    Image.fromarray(colours[probabilities[0].argmax(axis=-1)]).save(out)
+"""
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
+import numpy as np
+import tensorflow.compat.v1 as tf
+from scipy.special import softmax
+from tqdm import tqdm
+
+from roadseg import model, runtimes
+from roadseg.commands import Parser, run_command
+from roadseg.datasets import catalogue
+from roadseg.errors import InputError
+from roadseg.files import (human_size, move_into_place, read_json, write_error, write_json,
+                           write_whole)
+from roadseg.images import read_image, resize
+from roadseg.inference import Network, averaged_weights
+from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
+from roadseg.tf_errors import as_os_error
+from roadseg.training import checkpoints, device
+from roadseg.training.options import complete
+from roadseg.training.pipeline import processors, read_pair
+from roadseg.training.run_folder import checksum, describe_software, read_run
+
+PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
+              'tflite': ('none', 'float16', 'dynamic', 'int8')}
+FILES = {'savedmodel': '.', 'frozen': 'frozen.pb', 'onnx': 'model.onnx', 'tflite': 'model.tflite'}
+NATIVE = {'savedmodel': 'tensorflow', 'frozen': 'tensorflow', 'onnx': 'onnxruntime',
+          'tflite': 'tflite'}           # what an export is checked on
+# The largest difference of a probability, the least share of pixels of the same class, and the
+# largest loss of the score, in points. Beside edges, where a probability is anything, an export
+# of 8 bits may differ by anything.
+LIMITS = {'none': (0.01, 0.999, 0.05), 'float16': (0.1, 0.995, 0.1), 'dynamic': (1, 0.98, 0.3),
+          'int8': (1, 0.98, 0.3)}
+CHECKED = 100               # photographs at most, evenly spaced
+CALIBRATED = 64
+ROUNDS = 20                 # of the times in --compare, after `WARM_UP` more
+WARM_UP = 3
+ONNX_OPSET = 17
+
+
+# The run --------------------------------------------------------------------------------------
+
+@contextmanager
+def checkpoint_network(run, which='last'):
+    """Opens a run's checkpoint in float32, averaged weights in place, for as long as it lasts.
+
+    Args:
+        run: folder.
+        which: 'last' or 'best'.
+
+    Yields:
+        (path of the checkpoint, `inference.Network`, what `freeze` returns).
+
+    Raises:
+        InputError: there is no whole checkpoint, or it is of another model.
+    """
+    options = complete(read_run(run)['options'], run)
+    with tf.Graph().as_default(), tf.Session(config=device.session_config()) as sess:
+        path = checkpoints.load(sess, run, which)
+        frozen = freeze(sess)
+        try:
+            network = Network.of_session(sess, options['image_size'])
+        except KeyError as error:
+            raise InputError(f'{path} is of another model: {error.args[0]}') from error
+        with averaged_weights(sess):
+            yield path, network, frozen
+
+
+def photographs_of(run, data_dir):
+    """Finds the photographs of a run.
+
+    Args:
+        run: folder.
+        data_dir: where its data set lies; None for where it lay in the training.
+
+    Returns:
+        (`Dataset`, (image, label) paths to calibrate on, those to check on): those of the
+        training and those held out, or, where none were, the former.
+
+    Raises:
+        InputError: they are not there.
+    """
+    made = read_run(run)
+    options = complete(made['options'], run)
+    folder = Path(data_dir or options['data_dir'])
+    remedy = (f'the photographs of {run} are needed to check an export on; name the folder they '
+              'are in now with --data-dir')
+    if not folder.is_dir():
+        raise InputError(f'{folder} is no folder; {remedy}')
+    if (Path(run) / 'photographs.json').exists():       # lest missing ones be downloaded
+        names = [name for names in read_json(Path(run) / 'photographs.json').values()
+                 for name in names]
+        missing = [name for name in names if not (folder / str(name)).is_file()]
+        if missing:
+            raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, '
+                             f'the first being {missing[0]}; {remedy}')
+    dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
+    training, held_out = dataset.split(options['split'] or dataset.default_split)
+    return dataset, training, held_out or training
+
+
+def spread(items, count):
+    """At most `count` items of a list, evenly spaced."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+# Writing --------------------------------------------------------------------------------------
+
+def write_savedmodel(frozen, part, options, calibration):
+    """Writes a SavedModel for TensorFlow Serving. Arguments as those of `WRITERS`."""
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        tf.import_graph_def(inference_graph(*frozen), name='')
+        infos = [tf.saved_model.build_tensor_info(graph.get_tensor_by_name(name + ':0'))
+                 for name in (INPUT, OUTPUT)]
+        signature = tf.saved_model.build_signature_def(
+            {INPUT: infos[0]}, {OUTPUT: infos[1]}, tf.saved_model.PREDICT_METHOD_NAME)
+        builder = tf.saved_model.Builder(str(part / 'new'))
+        builder.add_meta_graph_and_variables(sess, [tf.saved_model.SERVING], {
+            tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
+        builder.save()
+    for inside in list((part / 'new').iterdir()):
+        inside.rename(part / inside.name)
+    (part / 'new').rmdir()
+    return {}
+
+
+def write_frozen(frozen, part, options, calibration):
+    """Writes a frozen GraphDef. Arguments as those of `WRITERS`."""
+    write_whole(part / FILES['frozen'], inference_graph(*frozen).SerializeToString())
+    return {}
+
+
+def write_onnx(frozen, part, options, calibration):
+    """Writes ONNX. Arguments as those of `WRITERS`."""
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise InputError('--format onnx needs tf2onnx and onnxruntime, which are not installed; '
+                         '`pip install -r requirements-export.txt`') from error
+    onnx, _ = tf2onnx.convert.from_graph_def(
+        inference_graph(*frozen), input_names=[INPUT + ':0'], output_names=[OUTPUT + ':0'],
+        opset=ONNX_OPSET)
+    names = {INPUT + ':0': INPUT, OUTPUT + ':0': OUTPUT}
+    for value in (*onnx.graph.input, *onnx.graph.output):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, 'NHW'):
+            dimension.dim_param = name
+        value.name = names[value.name]
+    for node in onnx.graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(name, name) for name in ends]
+    write_whole(part / FILES['onnx'], onnx.SerializeToString())
+    return {}
+
+
+def write_tflite(frozen, part, options, calibration):
+    """Writes TFLite. Arguments as those of `WRITERS`."""
+    precision, size = options['quantization'], options['image_size']
+    graph_def = inference_graph(*frozen, size, quantized=precision == 'int8')
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name='')
+        ends = [[graph.get_tensor_by_name(name + ':0')] for name in (INPUT, OUTPUT)]
+    converter = tf.lite.TFLiteConverter(graph_def, *ends)
+    if precision != 'none':
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == 'float16':
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == 'int8':
+        converter.representative_dataset = lambda: (
+            [np.float32(resize(read_image(path), size))[np.newaxis]]
+            for path in tqdm(calibration, 'calibrating', leave=False, disable=None))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    write_whole(part / FILES['tflite'], converter.convert())
+    if precision != 'int8':
+        return {}
+    # The quantised softmax has steps of 1 / 256 from 0, by TFLite's specification.
+    return {'output_scale': 1 / 256, 'calibration': [Path(path).name for path in calibration]}
+
+
+# Functions of (what `freeze` returns, folder to write into, dict with 'quantization' and
+# 'image_size', paths of photographs to calibrate on); return what export.json says besides.
+WRITERS = {'savedmodel': write_savedmodel, 'frozen': write_frozen, 'onnx': write_onnx,
+           'tflite': write_tflite}
+
+
+# Checking -------------------------------------------------------------------------------------
+
+class _Known(Network):
+    """A network that has seen the photograph already: `sess` are its logits."""
+
+    def run(self, image):
+        return self.sess
+
+
+def compare_answers(expected, found, dataset, pairs):
+    """Compares two networks on labelled photographs, at the size of the training.
+
+    Args:
+        expected, found: `inference.Network`, of one size, without mirror image.
+        dataset: `Dataset`.
+        pairs: (image, label) paths.
+
+    Returns:
+        dict: 'photographs', 'largest_difference' of a probability, 'agreement', the share of the
+        pixels of the same class, 'measure', 'before' and 'after', in per cent, which are None
+        where the measure does not exist.
+    """
+    largest, same, pixels, counts = 0.0, 0, 0, [0, 0]
+    for pair in tqdm(pairs, 'checking', leave=False, disable=None):
+        photograph, truth = read_pair(pair, dataset.read_label)
+        image = resize(photograph, expected.image_shape)
+        logits = [network.run(image) for network in (expected, found)]
+        before, after = (softmax(values, axis=-1) for values in logits)
+        largest = max(largest, float(abs(before - after).max()), key=lambda x: (x != x, x))
+        same += np.count_nonzero(before.argmax(axis=-1) == after.argmax(axis=-1))
+        pixels += before[..., 0].size
+        for number, values in enumerate(logits):
+            network = _Known(values, None, None, None, expected.image_shape)
+            prediction = dataset.measures.predict(network, photograph)
+            counts[number] += dataset.measures.count(prediction, truth, len(dataset.classes))
+    scores = [dataset.measures.measures(of, dataset.classes, dataset.road) for of in counts]
+    best = dataset.measures.BEST
+    return {'photographs': len(pairs), 'largest_difference': largest, 'agreement': same / pixels,
+            'measure': best, 'before': scores[0].get(best), 'after': scores[1].get(best)}
+
+
+def problems_of(check, precision):
+    """What is wrong with an export, in words: [] where it is good."""
+    difference, agreement, loss = LIMITS[precision]
+    problems = []
+    if not check['largest_difference'] <= difference:
+        problems.append(f"a probability differs by {check['largest_difference']:.4f}, at most "
+                        f'{difference} is allowed')
+    if not check['agreement'] >= agreement:
+        problems.append(f"{check['agreement']:.3%} of the pixels have the same class, at least "
+                        f'{agreement:.1%} is expected')
+    if check['before'] is not None and not check['before'] - (check['after'] or 0) <= loss:
+        problems.append(f"{check['measure']} is {check['after'] or 0:.2f}, and was "
+                        f"{check['before']:.2f}; at most {loss} less is allowed")
+    return problems
+
+
+def describe(check):
+    """The result of the check in one line."""
+    text = (f"{check['photographs']} photographs: largest difference "
+            f"{check['largest_difference']:.2g}, same class {check['agreement']:.3%}")
+    if None not in (check['before'], check['after']):
+        text += f", {check['measure']} {check['before']:.2f} -> {check['after']:.2f}"
+    return text
+
+
+# Exporting ------------------------------------------------------------------------------------
+
+def name_of(form, precision):
+    """Name of the folder of an export: 'tflite-int8', 'onnx'."""
+    return form if precision == 'none' else f'{form}-{precision}'
+
+
+def check_free(out):
+    """Raises InputError where something is in the place of an export."""
+    if os.path.lexists(out):
+        raise InputError(f'{out} is there already; move it away, or choose another --out')
+
+
+def check_precision(form, precision):
+    """Raises InputError where a format has no such precision."""
+    if precision not in PRECISIONS[form]:
+        able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
+        raise InputError(f"--format {form} goes with --quantize {', '.join(PRECISIONS[form])} "
+                         f"only; --quantize {precision} is there for --format {', '.join(able)}")
+
+
+def export(opened, photographs, run, form, precision, out):
+    """Writes an export, and checks it.
+
+    Args:
+        opened: what `checkpoint_network` yields.
+        photographs: what `photographs_of` returns.
+        run: folder.
+        form: 'savedmodel', 'frozen', 'onnx' or 'tflite'.
+        precision: one of its `PRECISIONS`.
+        out: folder to be made; it is there only if the export is good.
+
+    Returns:
+        (what export.json holds, list of problems: empty where the export is good).
+
+    Raises:
+        InputError: `out` is there already or cannot be written, or a package is missing.
+    """
+    check_precision(form, precision)
+    checkpoint, network, frozen = opened
+    dataset, training, held_out = photographs
+    check_free(out)
+    if not runtimes.is_installed(NATIVE[form]):
+        raise InputError(f'--format {form} is checked on {NATIVE[form]}, which is not installed; '
+                         '`pip install -r requirements-export.txt`')
+    part = out.with_name(f'.{out.name}.part')
+    about = {'format_version': runtimes.FORMAT_VERSION, 'format': form,
+             'quantization': precision, 'file': FILES[form], 'fixed_size': form == 'tflite',
+             'image_size': list(network.image_shape), 'input': INPUT, 'output': OUTPUT,
+             **description_of(run, dataset), 'checkpoint': checkpoint.name,
+             'checkpoint_sha256': checksum(checkpoint)}
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        about.update(WRITERS[form](frozen, part, about,
+                                   [image for image, _ in spread(training, CALIBRATED)]))
+        written = sorted(path for path in part.rglob('*') if path.is_file())
+        about['bytes'] = sum(path.stat().st_size for path in written)
+        about['files'] = {path.relative_to(part).as_posix(): runtimes.file_checksum(path)
+                          for path in written}
+        write_json(part / runtimes.METADATA, about)
+        with model.load(part, NATIVE[form]) as exported:
+            about['check'] = compare_answers(network, exported.network, dataset,
+                                             spread(held_out, CHECKED))
+        problems = problems_of(about['check'], precision)
+        if not problems:
+            write_json(part / runtimes.METADATA, about)
+            move_into_place(part, out)
+    except (OSError, tf.errors.OpError) as error:
+        raise write_error(out, as_os_error(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return about, problems
+
+
+def description_of(run, dataset):
+    """What export.json says of the run."""
+    made, software = read_run(run), describe_software()
+    return {'dataset': dataset.name, 'title': dataset.title, 'classes': list(dataset.classes),
+            'palette': [list(colour) for colour in dataset.palette], 'road': dataset.road,
+            'run': Path(run).resolve().name, 'run_id': made.get('id'),
+            'model': made['options'].get('model', 'fcn8s'),
+            'encoder_sha256': made['model'].get('encoder_sha256'),
+            'training_commit': made.get('commit'),
+            **{key: software[key] for key in ('commit', 'uncommitted_changes', 'versions')}}
+
+
+# Comparing ------------------------------------------------------------------------------------
+
+def time_training(run, which):
+    """Times the training graph in float32, in a process of its own, see `runtimes.time_runs`."""
+    with checkpoint_network(run, which) as (_, network, _):
+        runtimes.time_runs(network.run, network.image_shape)
+
+
+@contextmanager
+def timing(code, *arguments):
+    """Starts a process that times a network, see `runtimes.time_runs`.
+
+    Args:
+        code: Python, with the arguments in `sys.argv[1:]`.
+
+    Yields:
+        Function that takes one more time and returns milliseconds; or, when it is given 'memory',
+        the most bytes that the process has had in memory.
+
+    Raises:
+        InputError: the process has ended.
+    """
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
+    with subprocess.Popen([sys.executable, '-c', 'import sys\n' + code, *map(str, arguments)],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, 'PYTHONPATH': path}) as process:
+        def ask(what='time'):
+            try:
+                print(what, file=process.stdin, flush=True)
+                return float(process.stdout.readline())
+            except (OSError, ValueError) as error:
+                raise InputError(f'the process that timed {arguments[0]} has ended with code '
+                                 f'{process.wait()}; is there too little memory?') from error
+        try:
+            yield ask
+        finally:
+            process.kill()
+
+
+def compare(run, which, opened, photographs):
+    """Writes all exports that are not there yet, and measures them beside the training graph.
+
+    The networks take turns at one photograph, each in a process of its own on all processors.
+
+    Args:
+        run: folder; the exports are in its `exports`.
+        which: 'last' or 'best'.
+        opened: what `checkpoint_network` yields.
+        photographs: what `photographs_of` returns.
+
+    Returns:
+        dict, as it is in compare.json.
+
+    Raises:
+        InputError: see `export`; an export that is there is of another checkpoint.
+    """
+    dataset, checkpoint = photographs[0], opened[0]
+    rows, starts = [], []
+    train = {'format': 'training graph', 'precision': 'float32', 'runtime': 'tensorflow',
+             'bytes': sum(file.stat().st_size for file in checkpoint.iterdir())}
+    for form, precisions in PRECISIONS.items():
+        if not runtimes.is_installed(NATIVE[form]) or form == 'onnx' and not has('tf2onnx'):
+            print(f'warning: {form} is left out, as it needs packages that are not installed; '
+                  '`pip install -r requirements-export.txt`', file=sys.stderr)
+            continue
+        for precision in precisions:
+            folder = run / 'exports' / name_of(form, precision)
+            about, problems = existing(folder, checkpoint) or export(
+                opened, photographs, run, form, precision, folder)
+            check = about['check']
+            train['score'] = check['before']
+            row = {'format': form, 'precision': 'float32' if precision == 'none' else precision,
+                   'bytes': about['bytes'], 'score': check['after'],
+                   'largest_difference': check['largest_difference'],
+                   'agreement': check['agreement'], 'problems': problems}
+            print(f'{name_of(form, precision)}: {describe(check)}'
+                  + ''.join(f'; {problem}' for problem in problems), flush=True)
+            able = [] if problems else [name for name in runtimes.RUNTIMES[form]
+                                        if runtimes.is_installed(name)]
+            rows += [{**row, 'runtime': name} for name in able or ['not good']]
+            starts += [('from roadseg import runtimes; runtimes.time_export(*sys.argv[1:])',
+                        folder.resolve(), name) for name in able]
+    measure_in_turns([train, *(row for row in rows if not row['problems'])],
+                     [('from roadseg import export; export.time_training(*sys.argv[1:])',
+                       run.resolve(), which), *starts])
+    return {'hardware': processor(), 'image_size': list(opened[1].image_shape),
+            'photographs': min(len(photographs[2]), CHECKED), 'measure': dataset.measures.BEST,
+            'rounds': ROUNDS, 'checkpoint': checkpoint.name, **describe_software(),
+            'rows': [train, *rows]}
+
+
+def has(package):
+    """Whether a package is installed."""
+    return importlib.util.find_spec(package) is not None
+
+
+def existing(folder, checkpoint):
+    """What `export` returned of an export that is there; None where there is none.
+
+    Raises:
+        InputError: it is of another checkpoint.
+    """
+    if not os.path.lexists(folder):
+        return None
+    _, about = runtimes.read_metadata(folder)
+    if about.get('checkpoint_sha256') != checksum(checkpoint) or 'check' not in about:
+        raise InputError(f"{folder} is of the checkpoint {about.get('checkpoint')}, or of another "
+                         f'run, and this is {checkpoint.name}; move it away to have it made anew')
+    return about, []
+
+
+def measure_in_turns(rows, starts):
+    """Adds 'ms', the median of `ROUNDS`, and 'peak_bytes' to the rows."""
+    with ExitStack() as stack:
+        askers = [stack.enter_context(timing(*start)) for start in starts]
+        times = [[] for _ in askers]
+        for _ in tqdm(range(WARM_UP + ROUNDS), 'timing', leave=False, disable=None):
+            for asker, of_one in zip(askers, times):
+                of_one.append(asker())
+        for row, asker, of_one in zip(rows, askers, times):
+            row['ms'] = float(np.median(of_one[WARM_UP:]))
+            row['peak_bytes'] = asker('memory')
+
+
+def processor():
+    """Name of the processor and number of its cores that are used."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+        name = next((line.split(':')[1].strip() for line in lines
+                     if line.startswith('model name')), name)
+    return f'{name}, {processors()} cores'
+
+
+def table(result):
+    """The comparison as a table in Markdown."""
+    first = result['rows'][0]
+    lines = [['format', 'precision', 'runs on', 'file', result['measure'], 'ms', 'speed',
+              'peak memory']]
+    lines.append(['---'] * 3 + ['---:'] * 5)
+    for row in result['rows']:
+        score = '-' if row['score'] is None else f"{row['score']:.2f}"
+        measured = ['-'] * 3 if 'ms' not in row else [
+            f"{row['ms']:.1f}", f"{first['ms'] / row['ms']:.2f}x", human_size(row['peak_bytes'])]
+        lines.append([row['format'], row['precision'], row['runtime'], human_size(row['bytes']),
+                      score, *measured])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return '\n'.join('| ' + ' | '.join(
+        cell.ljust(width) if number < 3 else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(line, widths))) + ' |' for line in lines)
+
+
+# The command ----------------------------------------------------------------------------------
+
+def main(argv=None):
+    """The command: exit code 0, or 1 where an export is not good and was left out."""
+    parser = Parser(prog='python -m roadseg.export',
+                    description='Writes what a run has learnt in forms for use elsewhere.')
+    add = parser.add_argument
+    add('run', metavar='RUN', type=Path, help='folder runs/<date-time>')
+    add('--format', choices=tuple(PRECISIONS), help='what to write')
+    add('--quantize', choices=tuple(LIMITS), default='none',
+        help='of tflite: float16 halves the file, dynamic makes the weights 8 bits, int8 '
+             'everything')
+    add('--out', type=Path, metavar='DIR',
+        help='folder to make (default: RUN/exports/FORMAT-QUANTIZE)')
+    add('--compare', action='store_true',
+        help='write all of them instead, and measure file, score, time and memory; the table goes '
+             'into RUN/compare.md and .json')
+    add('--checkpoint', choices=('last', 'best'), default='last', help='of the run')
+    add('--data-dir', metavar='DIR', help='holds the data set (default: as in the training)')
+    args = parser.parse_args(argv)
+    if args.compare == bool(args.format):
+        raise InputError('name one of --format and --compare')
+    if args.compare and (args.out or args.quantize != 'none'):
+        raise InputError('--compare writes all of them, into RUN/exports; leave out '
+                         '--out and --quantize')
+    if args.format:
+        check_precision(args.format, args.quantize)
+        out = args.out or args.run / 'exports' / name_of(args.format, args.quantize)
+        check_free(out)
+    photographs = photographs_of(args.run, args.data_dir)
+    with checkpoint_network(args.run, args.checkpoint) as opened:
+        if args.compare:
+            result = compare(args.run, args.checkpoint, opened, photographs)
+            write_json(args.run / 'compare.json', result)
+            text = (f"{result['hardware']}, {result['image_size'][0]}x{result['image_size'][1]}, "
+                    f"batch 1, median of {ROUNDS}; {result['measure']} on "
+                    f"{result['photographs']} photographs held out\n\n{table(result)}\n")
+            write_whole(args.run / 'compare.md', text)
+            print(text, end='')
+            return 1 if any(row.get('problems') for row in result['rows']) else 0
+        about, problems = export(opened, photographs, args.run, args.format, args.quantize, out)
+    print(describe(about['check']))
+    for problem in problems:
+        print(f'error: {out} is not good and was left out: {problem}', file=sys.stderr)
+    if not problems:
+        print(f"wrote {out}, {human_size(about['bytes'])}")
+    return 1 if problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))
