@@ -6,6 +6,7 @@
 The network sees a photograph of any size the way it saw those of its training, not squeezed into
 their shape: see `seen_size`.
 """
+import math
 import threading
 from pathlib import Path
 
@@ -44,28 +45,33 @@ def boxed():
 # The size -------------------------------------------------------------------------------------
 
 def seen_size(image_shape, training_shape):
-    """Size at which a network sees a picture: its longer side is that of the training's.
+    """Size at which a network sees a picture: with its own aspect, and the training's area.
 
-    What a network has learnt to know by its size, such as the width of a lane, depends on the
-    pixels per degree. The angle that cameras see along the longer side differs little: 81 degrees
-    in KITTI, 67 of a telephone. Along the other side it differs much, as pictures are cut to
-    all shapes: KITTI's to 29 degrees, of 53 on a telephone; so neither area nor height would do.
-    From KITTI's 1242x375, seen as 640x192, this makes 640x480 of a photograph of 4032x3024, and
-    360x640 of an upright video of 1080x1920.
+    A network knows things by their size, as the width of a lane, so what should agree with the
+    training are the pixels per degree. Cameras do not say what they see of the world; that all
+    pictures have the same area comes near, and takes the memory and time of the training,
+    whatever the shape. From KITTI's 1242x375, seen as 640x192, this makes 408x304 of a photograph
+    of 4032x3024, and 264x464 of an upright video of 1080x1920. A smaller picture is enlarged.
+
+    Measured: road IoU on 15 test frames of CamVid (every 16th, 480x360), after one epoch of KITTI
+    Road at 320x96 with a frozen encoder: 69.8 with the same area (200x152), 60.8 with the same
+    height, 55.2 with the same longer side, 63.9 squeezed to 320x96. Of frames reduced to 64x48,
+    61.7 where they are enlarged, 50.6 where they are not.
 
     Args:
         image_shape: (H, W) of the picture.
         training_shape: (H, W) of those in training.
 
     Returns:
-        (h, w), to multiples of 8 and at least `LEAST`; the training's own size where that is as
-        near.
+        (h, w), to multiples of 8; the training's own size where that is as near. No side is below
+        `LEAST`, and of a very narrow picture the other is no longer for that.
     """
-    factor = max(training_shape) / max(image_shape)
+    area = math.prod(training_shape)
+    factor = math.sqrt(area / math.prod(image_shape))
     size = [side * factor for side in image_shape]
     if all(abs(side - trained) < 8 for side, trained in zip(size, training_shape)):
         return tuple(training_shape)
-    return tuple(max(LEAST, 8 * round(side / 8)) for side in size)
+    return tuple(max(LEAST, 8 * round(min(side, area / LEAST) / 8)) for side in size)
 
 
 def probabilities_of(scores):
