@@ -1,0 +1,124 @@
+"""What runs at which precision: on the graph that TensorFlow's rewrite makes for a GPU."""
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf import device_properties_pb2
+from tensorflow.python.grappler import cluster, tf_optimizer
+
+import main
+from roadseg.training import device
+
+GPU = '/job:localhost/replica:0/task:0/device:GPU:0'
+
+
+def options(precision):
+    return SimpleNamespace(
+        seed=0, model='fcn8s', score_channels=4, weight_decay=1e-4, clip_norm=1.0, train='all',
+        freeze_blocks=1, decoder_rate=2.0, average_decay=0.9, precision=precision)
+
+
+def rewritten(net, precision, capability='8.0'):
+    """The graph of a training step as a GPU would get it: TensorFlow optimises for one on paper.
+
+    Returns:
+        dict from name to `tf.NodeDef`.
+    """
+    gpu = device_properties_pb2.NamedDevice(name=GPU)
+    gpu.properties.MergeFrom(device_properties_pb2.DeviceProperties(
+        type='GPU', vendor='NVIDIA', num_cores=100, frequency=1000, memory_size=16 << 30,
+        environment={'architecture': capability, 'cuda': '12050', 'cudnn': '90000'}))
+    train_op = getattr(net.train_op, 'op', net.train_op).name
+    meta = tf.train.export_meta_graph(graph=tf.get_default_graph())
+    for fetch in (train_op, 'loss'):
+        meta.collection_def['train_op'].node_list.value.append(fetch)
+    for node in meta.graph_def.node:
+        node.device = GPU
+    config = device.session_config(precision)
+    config.graph_options.rewrite_options.min_graph_nodes = -1
+    graph = tf_optimizer.OptimizeGraph(config, meta, verbose=False,
+                                       cluster=cluster.Cluster(devices=[gpu]))
+    return {node.name: node for node in graph.node}
+
+
+def types(nodes, *operations):
+    """How many of these kinds of operations have which type."""
+    return Counter(tf.as_dtype(node.attr['T'].type).name for node in nodes.values()
+                   if node.op in operations)
+
+
+CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput', 'Conv2DBackpropFilter')
+
+
+@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason='this TensorFlow knows no GPU')
+def test_on_a_gpu_float16_convolves_in_it_and_keeps_weights_and_loss_in_float32(tiny_vgg):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        net = main.build(sess, tiny_vgg, 2, options('float16'))
+        plain, half = rewritten(net, 'float32'), rewritten(net, 'float16')
+        convolutions = types(plain, *CONVOLUTIONS)
+        assert set(convolutions) == {'float32'} and convolutions['float32'] > 40
+        # those of the backward pass included
+        assert types(half, *CONVOLUTIONS) == {'float16': convolutions['float32']}
+        assert set(types(half, 'ResourceApplyAdam', 'SoftmaxCrossEntropyWithLogits')) == {'float32'}
+        assert tf.float16.as_datatype_enum not in {
+            node.attr['dtype'].type for node in half.values() if node.op == 'VarHandleOp'}
+        # a GPU without tensor cores: TensorFlow changes nothing, so `find` must not promise it
+        assert set(types(rewritten(net, 'float16', '6.1'), *CONVOLUTIONS)) == {'float32'}
+        # the rewrite to bfloat16 is for a CPU
+        assert set(types(rewritten(net, 'bfloat16'), *CONVOLUTIONS)) == {'float32'}
+
+
+def test_a_training_in_float16_scales_its_loss_and_no_other_does(tiny_vgg):
+    for precision in ('float32', 'float16', 'bfloat16'):
+        with tf.Graph().as_default() as graph, tf.Session() as sess:
+            main.build(sess, tiny_vgg, 2, options(precision))
+            names = {operation.name for operation in graph.get_operations()}
+        assert ('loss_scale' in names) == (precision == 'float16')
+
+
+HOPPER, PASCAL = (9, 0), (6, 1)
+
+
+@pytest.mark.parametrize('precision, capabilities, expected, warning', [
+    ('auto', [HOPPER], 'float32', None),
+    ('float32', [HOPPER], 'float32', None),
+    ('float16', [HOPPER], 'float16', None),
+    ('float16', [(7, 0)], 'float16', None),
+    ('float16', [HOPPER, PASCAL], 'float32', 'compute capability below 7.0'),
+    ('bfloat16', [HOPPER], 'float32', '--precision bfloat16 is not there on a GPU'),
+    ('float16', [], None, '--precision float16 is not there on a CPU'),
+    ('bfloat16', [], 'bfloat16', None),
+    ('float32', [], 'float32', None),
+])
+def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expected, warning):
+    found, xla, warnings = device.supported(precision, False, capabilities)
+    of_cpu = 'bfloat16' if device.native_bfloat16() else 'float32'
+    assert found == (expected or of_cpu) and xla is False
+    assert len(warnings) == (warning is not None)
+    if warning:
+        assert warning in warnings[0] and f'going on in {found}' in warnings[0]
+
+
+def test_xla_is_for_a_gpu():
+    assert device.supported('float32', True, [HOPPER])[1:] == (True, [])
+    _, xla, warnings = device.supported('float32', True, [])
+    assert not xla and warnings == ['--xla compiles for a GPU, and there is none; going on without']
+    assert device.session_config(xla=True).graph_options.optimizer_options.global_jit_level == \
+        tf.OptimizerOptions.ON_1
+    assert device.session_config().graph_options.optimizer_options.global_jit_level == \
+        tf.OptimizerOptions.DEFAULT
+
+
+def test_the_session_takes_memory_as_it_needs_it():
+    for precision in ('float32', 'float16', 'bfloat16'):
+        config = device.session_config(precision)
+        assert config.gpu_options.allow_growth and config.allow_soft_placement
+
+
+@pytest.mark.skipif(device.has_driver(), reason='there is a GPU')
+def test_a_run_without_a_gpu_notes_what_it_does(capsys):
+    found = device.find('float16', xla=True)
+    assert not found.is_gpu and not found.xla and found.precision != 'float16'
+    assert capsys.readouterr().err.count('warning: ') == 2
+    assert device.describe(found).splitlines()[0].startswith('device: CPU, ')
