@@ -1,5 +1,6 @@
 """A training starts with another run's averaged weights, where names and shapes agree."""
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.datasets import demo
 from roadseg.errors import InputError
-from roadseg.training import start_from
+from roadseg.files import write_json
+from roadseg.networks import segnet
+from roadseg.training import checkpoints, start_from
 from tiny import save_run
 
 OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-2',
@@ -49,9 +52,10 @@ def variables(run, step):
     return tf.train.load_checkpoint(str(run / f'checkpoints/step-{step:06d}/model')).get_tensor
 
 
-def build(sess, data, num_classes, *options):
-    main.build(sess, str(data / 'vgg'), num_classes, main.parse_args(
-        ['--image-size', '32x96', '--seed', '4', *options]))
+def build(sess, data, num_classes):
+    """Builds FCN-8s; returns its variables by name."""
+    main.build(sess, data / 'vgg', num_classes,
+               main.parse_args(['--image-size', '32x96', '--seed', '4']))
     main.initialize_new(sess)
     return {variable.op.name: variable for variable in tf.global_variables()}
 
@@ -76,10 +80,13 @@ def test_averages_are_taken_and_what_has_another_shape_is_new(data, taught, caps
 
 
 def test_another_model_takes_the_encoder(data, taught):
-    with tf.Graph().as_default(), tf.Session() as sess:
-        mine = build(sess, data, 2, '--model', 'segnet', '--average-decay', '0')
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        main.load_vgg(sess, data / 'vgg')
+        segnet.layers(segnet.pool_inputs(graph), 2, tf.constant(False))
+        main.initialize_new(sess)
         origin = start_from.take_weights(sess, taught)
-        kernel = sess.run(mine['conv5_3/kernel'])
+        [kernel] = (sess.run(variable) for variable in tf.trainable_variables()
+                    if variable.op.name == 'conv5_3/kernel')
     np.testing.assert_array_equal(kernel, variables(taught, 3)('conv5_3/kernel' + AVERAGE))
     assert origin['fresh'] and not any(name.startswith('conv') for name in origin['fresh'])
 
@@ -90,34 +97,54 @@ def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, ta
     assert code == 0
     np.testing.assert_array_equal(variables(run, 0)(HEAD), variables(taught, 3)(HEAD + AVERAGE))
     assert json.loads((run / 'options.json').read_text())['start_from']['run'] == str(taught)
+
+    options = main.parse_args(['--resume', str(run)])
+    with tf.Graph().as_default(), tf.Session() as sess:
+        mine = build(sess, data, 2)
+        progress, origin = start_from.begin(sess, checkpoints.make_saver(), options, [])
+        assert (progress.step, origin) == (3, {}) and options.start_from == taught
+        np.testing.assert_array_equal(sess.run(mine[HEAD]), variables(run, 3)(HEAD))
     capsys.readouterr()
-    assert run_command(main.main, ['--resume', str(run)]) == 0
-    assert f'going on from {run}/checkpoints/step-000003' in capsys.readouterr().out
     assert run_command(main.main, ['--resume', str(run), '--start-from', 'x']) == 2
     assert f'--start-from is x, was {taught}' in capsys.readouterr().err
 
 
-def test_nothing_in_common_is_an_error(data, tmp_path):
+# Bad input ------------------------------------------------------------------------------------
+
+def refused(run, held_out=()):
+    """Returns the message of the error that a run brings about."""
+    options = main.parse_args(['--start-from', str(run), '--data-dir', 'data'])
+    with tf.Graph().as_default(), tf.Session() as sess, pytest.raises(InputError) as error:
+        tf.get_variable('conv1_1/kernel', [3, 3, 3, 64])
+        start_from.begin(sess, None, options, held_out)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_nothing_in_common_is_an_error(tmp_path):
+    assert refused(save_run(tmp_path / 'run')).endswith(
+        'no weight of the same name and shape in common (there weights; here conv1_1/kernel); '
+        'name a run of the same encoder or model')
+
+
+def test_run_that_was_trained_on_what_is_held_out_now_is_refused(tmp_path):
+    run = save_run(tmp_path / 'run', split='val3')
+    write_json(run / 'photographs.json', {'training': ['um_1.png', 'um_2.png', 'um_3.png']})
+    held_out = [(f'data/um_{number}.png', None) for number in (3, 4)]
+    assert refused(run, held_out=held_out) == (
+        f'--start-from: {run} was trained on 1 of the 2 photographs that are held out now, the '
+        'first being um_3.png; name a run with the --split of this one (its own is val3), or hold '
+        'nothing out with --split none')
+
+
+def test_what_is_no_run_or_has_no_checkpoint_is_one_line(tmp_path):
+    assert 'options.json: no such file' in refused(tmp_path)
+    run = save_run(tmp_path / 'empty')
+    shutil.rmtree(run / 'checkpoints/step-000000')
+    assert f'no last checkpoint in {run}/checkpoints' in refused(run)
+
+
+def test_damaged_checkpoint_is_not_taken(tmp_path):
     run = save_run(tmp_path / 'run')
-    with tf.Graph().as_default(), tf.Session() as sess:
-        build(sess, data, 2)
-        with pytest.raises(InputError, match='no weight of the same name and shape'):
-            start_from.take_weights(sess, run)
-
-
-def test_run_that_was_trained_on_what_is_held_out_now_is_refused(data, taught, tmp_path, capsys):
-    code, run = train(data, tmp_path, '--start-from', taught, '--split', 'kfold:3:1')
-    assert code == 2 and run is None
-    assert (f'{taught} was trained on 3 of the 3 photographs that are held out now, the first '
-            'being data_road/training/image_2/um_' in capsys.readouterr().err)
-
-
-def test_what_is_no_run_or_has_no_checkpoint_is_one_line(data, taught, tmp_path, capsys):
-    for run, message in ((tmp_path, 'options.json: no such file'), (
-            save_run(tmp_path / 'empty'), "no last checkpoint in")):
-        if run != tmp_path:
-            for path in (run / 'checkpoints').iterdir():
-                path.rename(tmp_path / path.name)
-        code, made = train(data, tmp_path / 'runs', '--start-from', run)
-        assert code == 2 and made is None
-        assert message in capsys.readouterr().err.splitlines()[-1]
+    (run / 'checkpoints/step-000000/model.index').write_bytes(b'')
+    assert 'no whole checkpoint' in refused(run)
