@@ -4,7 +4,7 @@
 #checkov:skip=CKV_DOCKER_2: no health check, as a run ends by itself and its exit code tells how
 FROM nvidia/cuda:12.6.3-runtime-ubuntu24.04
 
-# requirements.txt makes an image for the CPU, 3 GB smaller.
+# requirements.txt makes a smaller image, for the CPU.
 ARG REQUIREMENTS=requirements-gpu.txt
 
 # Ubuntu keeps one version of a package only, so that a pinned one would soon be gone.
