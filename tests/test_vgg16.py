@@ -1,13 +1,23 @@
-"""The fully convolutional VGG16 against Keras' own, its conversion, and its dropout."""
+"""The fully convolutional VGG16 against Keras' own, its conversion, its dropout, and getting it."""
+import io
+import os
 import shutil
+import subprocess
+import sys
+import unittest.mock
+import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from helper import InputError
-from roadseg import vgg16
+from conftest import save_tiny_vgg
+from roadseg.commands import run_command
+from roadseg.errors import InputError
+from roadseg.networks import vgg16
+from test_download import no_proxy, serving     # noqa: F401
 
 OUTPUTS = ['layer3_out:0', 'layer4_out:0', 'layer7_out:0']
 
@@ -54,23 +64,6 @@ def photograph(height, width):
     return (np.stack(channels, axis=-1) + noise).astype(np.uint8)
 
 
-def test_the_converted_graph_agrees_with_keras_up_to_fc7(tmp_path):
-    """On 7x7 cells the centre of fc6 sees just what Keras' fc1 sees: the whole of pool 5."""
-    model = tf.keras.applications.VGG16(weights=None)
-    randomise(model)
-    image = photograph(224, 224)
-    expected = keras_outputs(model, ['block3_pool', 'block4_pool', 'fc2'], image)
-    model.save_weights(tmp_path / 'vgg16.weights.h5')
-    vgg16.convert(tmp_path / 'vgg16.weights.h5', tmp_path / 'vgg')
-    pool3, pool4, fc7 = run_graph(tmp_path / 'vgg', image, **{'keep_prob:0': 1.0})
-    shutil.rmtree(tmp_path)         # a gigabyte
-    assert fc7.shape == (1, 7, 7, 4096)
-    assert relative_error(pool3, expected[0]) < 1e-4
-    assert relative_error(pool4, expected[1]) < 1e-4
-    assert (expected[2] > 0).mean() > 0.2
-    assert relative_error(fc7[:, 3, 3], expected[2]) < 1e-4
-
-
 def keras_shapes():
     """Dict from layer name to kernel shape of Keras' VGG16 with its top."""
     channels = [3] + [(64, 128, 256, 512, 512)[int(name[4]) - 1] for name in vgg16.CONVOLUTIONS]
@@ -82,48 +75,62 @@ def keras_shapes():
 def write_legacy_h5(path):
     """Weights in the layout of the files that Keras Applications offers for download.
 
-    Most are left out, which HDF5 reads as zeros, so that the file stays small.
-
-    Returns:
-        Dict from layer name to the corner of the kernel that is not zero, and 'elsewhere', the
-        first 40 weights of fc1 that meet pool 5 at row 2, column 5, channel 9.
+    Kernels are He-normal for the first 40 outputs of the first 40 inputs, and of all inputs of
+    fc1; the others are left out, which HDF5 reads as zeros, so that the file stays small. Biases
+    are whole.
     """
-    rng, corners = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
     with h5py.File(path, 'w') as file:
         file.attrs['layer_names'] = [name.encode() for name in keras_shapes()]
         for name, shape in keras_shapes().items():
             group = file.create_group(name)
             names = [f'{name}_W_1:0', f'{name}_b_1:0']
             group.attrs['weight_names'] = [weight.encode() for weight in names]
-            kernel = group.create_dataset(names[0], shape, np.float32)
-            corner = tuple(slice(0, 40) for _ in shape)
-            corners[name] = kernel[corner] = np.float32(rng.normal(size=kernel[corner].shape))
-            if name == 'fc1':       # pool 5's row 2, column 5, channel 9
-                kernel[(2 * 7 + 5) * 512 + 9, :40] = corners['elsewhere'] = np.arange(1, 41)
-            group.create_dataset(names[1], data=np.arange(shape[-1], dtype=np.float32))
-    return corners
+            seen = shape[0] if name == 'fc1' else min(40, shape[-2])
+            part = (*shape[:-2], seen, min(40, shape[-1]))
+            kernel = group.create_dataset(names[0], shape, np.float32, chunks=part)
+            kernel[tuple(map(slice, part))] = np.float32(
+                rng.normal(scale=np.sqrt(2 / np.prod(part[:-1])), size=part))
+            group.create_dataset(names[1], data=np.float32(rng.normal(size=shape[-1])))
 
 
-def test_keras_weight_files_are_read_and_fc1_becomes_a_convolution(tmp_path):
-    """Its input, flattened from rows, columns, channels, is unfolded in that order."""
-    corners = write_legacy_h5(tmp_path / 'vgg16.h5')
-    weights = vgg16.read_keras(tmp_path / 'vgg16.h5')
-    (tmp_path / 'vgg16.h5').unlink()
-    assert list(weights) == [*vgg16.CONVOLUTIONS, 'fc6', 'fc7']
-    for name in vgg16.CONVOLUTIONS:
-        kernel, bias = weights[name]
-        keras_name = f'block{name[4]}_conv{name[6]}'
-        assert kernel.shape == keras_shapes()[keras_name]
-        np.testing.assert_array_equal(kernel[:, :, :40, :40], corners[keras_name])
-        np.testing.assert_array_equal(bias, np.arange(kernel.shape[-1]))
-    kernel, bias = weights['fc6']
-    assert kernel.shape == (7, 7, 512, 4096)
-    np.testing.assert_array_equal(kernel[0, 0, :40, :40], corners['fc1'])
-    np.testing.assert_array_equal(kernel[2, 5, 9, :40], corners['elsewhere'])
-    kernel, bias = weights['fc7']
-    assert kernel.shape == (1, 1, 4096, 4096)
-    np.testing.assert_array_equal(kernel[0, 0, :40, :40], corners['fc2'])
-    np.testing.assert_array_equal(bias, np.arange(4096))
+def test_a_keras_file_becomes_a_graph_that_agrees_with_keras_up_to_fc7(tmp_path, monkeypatch):
+    """On 7x7 cells the centre of fc6 sees just what Keras' fc1 sees: the whole of pool 5.
+
+    fc1's input is flattened from rows, columns, channels, and unfolded in that order.
+    """
+    models, build = [], tf.keras.applications.VGG16
+
+    def noting(**options):
+        models.append(build(**options))
+        return models[-1]
+
+    monkeypatch.setattr(tf.keras.applications, 'VGG16', noting)
+    write_legacy_h5(tmp_path / 'vgg16.h5')
+    vgg16.convert(tmp_path / 'vgg16.h5', tmp_path / 'vgg')
+    image = photograph(224, 224)
+    expected = keras_outputs(models[0], ['block3_pool', 'block4_pool', 'fc2'], image)
+    pool3, pool4, fc7 = run_graph(tmp_path / 'vgg', image, **{'keep_prob:0': 1.0})
+    shutil.rmtree(tmp_path)         # a gigabyte
+    assert fc7.shape == (1, 7, 7, 4096)
+    assert relative_error(pool3, expected[0]) < 1e-4
+    assert relative_error(pool4, expected[1]) < 1e-4
+    assert (expected[2] > 0).mean() > 0.2
+    assert relative_error(fc7[:, 3, 3], expected[2]) < 1e-4
+
+
+@pytest.mark.parametrize('names, has_top', [
+    (['block1_conv1', 'fc1', 'fc2'], True), (['model_weights/block1_conv1', 'model_weights/fc1'],
+                                             True),
+    (['layers/conv2d', 'layers/dense', 'layers/dense_1', 'vars'], True),    # of Keras 3
+    (['block1_conv1', 'block5_conv3'], False), (['layers/conv2d', 'vars'], False),
+    (['model_weights/block1_conv1', 'optimizer_weights/fc1'], False)])
+def test_the_top_is_found_in_all_layouts_of_keras(tmp_path, names, has_top):
+    """Otherwise, new layers would silently take its place."""
+    with h5py.File(tmp_path / 'vgg16.h5', 'w') as file:
+        for name in names:
+            file.create_group(name)
+    assert vgg16._has_top(tmp_path / 'vgg16.h5') == has_top
 
 
 @pytest.fixture(scope='module')
@@ -146,7 +153,7 @@ def test_pools_3_and_4_agree_with_keras(tmp_path, keras_features):
     weights = features_of(keras_features)
     weights['fc6'] = np.eye(512, dtype=np.float32)[np.newaxis, np.newaxis], np.zeros(512)
     weights['fc7'] = weights['fc6']     # the identity, as pool 5 is not negative
-    vgg16.save(weights, vgg16.caffe_input, tmp_path / 'vgg')
+    vgg16.save(weights, {}, vgg16.caffe_input, tmp_path / 'vgg')
     found = run_graph(tmp_path / 'vgg', image, **{'keep_prob:0': 1.0})
     assert [value.shape[1:3] for value in found] == [(8, 12), (4, 6), (2, 3)]
     assert all((value > 0).mean() > 0.1 for value in expected)
@@ -196,10 +203,18 @@ def test_npz_becomes_a_graph_with_torchvisions_scaling_and_a_new_top(npz, arrays
         np.testing.assert_array_equal(values[name + '/bias'], arrays[name + '_b'])
 
 
-def test_new_layers_keep_the_scale_of_activations():
-    kernel = vgg16.he_kernel(np.random.default_rng(0), 5, 40, 30)
+def test_new_layers_keep_the_scale_of_activations_and_depend_on_seed_and_name():
+    def drawn(seed, name):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            return sess.run(vgg16.he_normal([5, 5, 40, 30], tf.constant(seed, tf.int64), name))
+
+    kernel = drawn(3, 'fc6')
     assert kernel.shape == (5, 5, 40, 30) and kernel.dtype == np.float32
     assert kernel.var() == pytest.approx(2 / (5 * 5 * 40), rel=0.05)
+    assert abs(kernel.mean()) < 0.1 * kernel.std()
+    np.testing.assert_array_equal(kernel, drawn(3, 'fc6'))
+    for other in (drawn(4, 'fc6'), drawn(3, 'fc7')):
+        assert abs(np.corrcoef(kernel.ravel(), other.ravel())[0, 1]) < 0.05
 
 
 def spoil_shape(path, arrays):
@@ -237,6 +252,89 @@ def spoil_single_array(path, arrays):
         np.save(file, arrays['conv1_1_W'])
 
 
+def spoil_encrypted(path, arrays):
+    np.savez(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1                             # in the header of the first member
+    content[content.index(b'PK\1\2') + 8] |= 1  # and in the archive's directory
+    path.write_bytes(content)
+
+
+def spoil_compression(path, arrays):
+    """A kind that Python does not unpack."""
+    np.savez(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[8] = content[content.index(b'PK\1\2') + 10] = 9
+    path.write_bytes(content)
+
+
+def write_member(path, arrays, array=None, header=None):
+    """An archive whose conv1_1_W is something else."""
+    np.savez(path, **{name: value for name, value in arrays.items() if name != 'conv1_1_W'})
+    member = io.BytesIO()
+    if header is None:
+        np.save(member, array, allow_pickle=True)
+    else:
+        np.lib.format.write_array_header_1_0(member, {'descr': '<f4', 'fortran_order': False,
+                                                      'shape': (3, 3, 3, 64), **header})
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr('conv1_1_W.npy', member.getvalue())
+
+
+def spoil_terabytes(path, arrays):
+    """The header claims them, and nothing follows."""
+    write_member(path, arrays, header={'shape': (10**6, 10**6, 3)})
+
+
+def spoil_shortened(path, arrays):
+    write_member(path, arrays, header={})
+
+
+def spoil_objects(path, arrays):
+    write_member(path, arrays, np.full((3, 3, 3, 64), None))
+
+
+def spoil_complex(path, arrays):
+    write_member(path, arrays, np.zeros((3, 3, 3, 64), complex))
+
+
+def spoil_words(path, arrays):
+    write_member(path, arrays, np.full((3, 3, 3, 64), 'ten'))
+
+
+def spoil_record(path, arrays):
+    write_member(path, arrays, np.zeros((3, 3, 3, 64), [('a', 'f4'), ('b', 'f4')]))
+
+
+def spoil_header(path, arrays):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('conv1_1_W.npy', b'\x93NUMPY\x01\x00\x10\x00{"descr": __imp\n')
+
+
+def spoil_version(path, arrays):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('conv1_1_W.npy', b'\x93NUMPY\x09\x00\x10\x00' + b' ' * 16)
+
+
+def spoil_with(value):
+    def spoil(path, arrays):
+        kernel = arrays['conv3_2_W'].copy()
+        kernel[1, 2, 0, 9] = value
+        np.savez(path, **{**arrays, 'conv3_2_W': kernel})
+    return spoil
+
+
+def spoil_bias(path, arrays):
+    np.savez(path, **{**arrays, 'conv4_1_b': arrays['conv4_1_b'] * np.nan})
+
+
+def spoil_overflow(path, arrays):
+    """Finite, but not in float32."""
+    kernel = arrays['conv1_2_W'].astype(np.float64)
+    kernel[0, 0, 0, 0] = 1e300
+    np.savez(path, **{**arrays, 'conv1_2_W': kernel})
+
+
 def spoil_folder(path, arrays):
     path.mkdir()
 
@@ -252,9 +350,23 @@ def spoil_nothing_there(path, arrays):
     (spoil_byte, 'not a readable'),
     (spoil_empty, 'not a readable'),
     (spoil_text, 'not a readable'),
-    (spoil_single_array, ''),
-    (spoil_folder, 'no weight file'),
-    (spoil_nothing_there, 'no weight file')])
+    (spoil_single_array, 'not a readable'),
+    (spoil_encrypted, 'not a readable.*encrypted'),
+    (spoil_compression, 'not a readable.*compression'),
+    (spoil_terabytes, r'conv1_1_W has the shape \(1000000, 1000000, 3\).*expected \(3, 3, 3, 64\)'),
+    (spoil_shortened, 'not a readable'),
+    (spoil_objects, 'conv1_1_W holds object'),
+    (spoil_complex, 'conv1_1_W holds complex128.*expected floating-point numbers'),
+    (spoil_words, 'conv1_1_W holds <U3'),
+    (spoil_record, 'conv1_1_W holds '),
+    (spoil_header, 'not a readable'),
+    (spoil_version, 'not a readable'),
+    (spoil_with(np.nan), 'the kernel of conv3_2 holds a number that is not finite'),
+    (spoil_with(-np.inf), 'the kernel of conv3_2 holds a number that is not finite'),
+    (spoil_bias, 'the bias of conv4_1 holds a number that is not finite'),
+    (spoil_overflow, 'the kernel of conv1_2 holds a number that is not finite'),
+    (spoil_folder, 'it is a folder'),
+    (spoil_nothing_there, 'no such file')])
 def test_a_bad_npz_is_an_input_error_and_writes_nothing(tmp_path, arrays, spoil, message):
     path, out = tmp_path / 'weights.npz', tmp_path / 'out/vgg'
     spoil(path, arrays)
@@ -290,7 +402,7 @@ def one_error(capsys):
 
 
 def test_the_command_writes_the_graph(npz, tmp_path, capsys):
-    assert vgg16.main(['--weights', str(npz), '--out', str(tmp_path / 'vgg'),
+    assert run_command(vgg16.main, ['--weights', str(npz), '--out', str(tmp_path / 'vgg'),
                        '--fc-width', '5', '--fc-kernel', '1']) == 0
     assert str(tmp_path / 'vgg') in capsys.readouterr().out
     *_, fc7 = run_graph(tmp_path / 'vgg', photograph(32, 64))
@@ -299,22 +411,50 @@ def test_the_command_writes_the_graph(npz, tmp_path, capsys):
 
 def test_the_command_leaves_an_older_graph_alone(npz, tmp_path, capsys):
     (tmp_path / 'vgg').mkdir()
-    assert vgg16.main(['--weights', str(npz), '--out', str(tmp_path / 'vgg')]) == 2
+    assert run_command(vgg16.main, ['--weights', str(npz), '--out', str(tmp_path / 'vgg')]) == 2
     assert one_error(capsys).startswith(f"error: {tmp_path / 'vgg'} is there already")
     assert list(tmp_path.iterdir()) == [tmp_path / 'vgg']
     assert not list((tmp_path / 'vgg').iterdir())
 
 
 def test_the_command_reports_a_missing_file_in_one_line(tmp_path, capsys):
-    assert vgg16.main(['--weights', str(tmp_path / 'no.npz'), '--out', str(tmp_path / 'vgg')]) == 2
-    assert one_error(capsys) == f"error: no weight file {tmp_path / 'no.npz'}"
+    assert run_command(vgg16.main, ['--weights', str(tmp_path / 'no.npz'), '--out', str(tmp_path / 'vgg')]) == 2
+    message = one_error(capsys)
+    assert message.startswith(f"error: cannot read {tmp_path / 'no.npz'}: no such file")
+
+
+@pytest.mark.parametrize('weights', ['imagenet', 'no.npz'])
+def test_the_command_looks_at_its_target_before_it_reads_or_fetches_anything(tmp_path, capsys,
+                                                                            no_network, weights):
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'file').write_text('')
+    for out in ('there', 'file', 'file/vgg'):
+        assert run_command(vgg16.main, ['--weights', weights, '--out', str(tmp_path / out)]) == 2
+        message = one_error(capsys)
+        assert str(tmp_path / out) in message and weights not in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'there']
+
+
+@pytest.mark.parametrize('argv', [['--fc-width', '16384', '--fc-kernel', '31'],
+                                  ['--fc-width', '16384', '--context']])
+def test_the_command_refuses_new_layers_that_no_memory_holds(tmp_path, capsys, no_network,
+                                                            monkeypatch, argv):
+    """32 GB and 1.2 GB; before anything is read."""
+    monkeypatch.setattr(vgg16, 'free_memory', lambda: 2**30)
+    assert run_command(vgg16.main, ['--weights', 'imagenet', '--out', str(tmp_path / 'vgg'),
+                                    *argv]) == 2
+    message = one_error(capsys)
+    assert '--fc-width 16384' in message and 'GB' in message and 'choose a smaller' in message
 
 
 @pytest.mark.parametrize('option, value', [('--fc-width', '0'), ('--fc-width', '-3'),
+                                           ('--fc-width', '100000000'), ('--fc-width', '9' * 400),
+                                           ('--fc-kernel', '1e300'), ('--fc-kernel', '²'),
+                                           ('--fc-kernel', 'inf'),
                                            ('--fc-kernel', '0'), ('--fc-kernel', 'x')])
 def test_the_command_refuses_sizes_that_are_none(npz, tmp_path, capsys, option, value):
     try:
-        code = vgg16.main(['--weights', str(npz), '--out', str(tmp_path / 'vgg'), option, value])
+        code = run_command(vgg16.main, ['--weights', str(npz), '--out', str(tmp_path / 'vgg'), option, value])
     except SystemExit as leaving:
         code = leaving.code
     assert code == 2
@@ -324,44 +464,80 @@ def test_the_command_refuses_sizes_that_are_none(npz, tmp_path, capsys, option, 
 
 # Saving ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('interruption', [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize('interruption, reported', [
+    (KeyboardInterrupt, KeyboardInterrupt), (OSError(28, 'No space left on device'), InputError),
+    (tf.errors.ResourceExhaustedError(None, None, 'x/y; No space left on device'), InputError)])
 def test_an_interrupted_save_leaves_no_graph_and_can_be_repeated(tmp_path, monkeypatch,
-                                                                 interruption):
-    weights, out = vgg16.random_weights(64, 3, 1), tmp_path / 'data/vgg'
+                                                                 interruption, reported):
+    out = tmp_path / 'data/vgg'
 
     def interrupt(self, *args, **kwargs):
         raise interruption
 
     with monkeypatch.context() as patch:
         patch.setattr(tf.saved_model.Builder, 'save', interrupt)
-        with pytest.raises(interruption):
-            vgg16.save(weights, vgg16.torch_input, out)
+        with pytest.raises(reported) as caught:
+            save_tiny_vgg(out, 64, 3, 1)
+    if reported is InputError:
+        assert f'cannot write {out}: no space left' in str(caught.value)
     assert not out.exists()
-    vgg16.save(weights, vgg16.torch_input, out)
+    save_tiny_vgg(out, 64, 3, 1)
     assert [path.name for path in out.parent.iterdir()] == ['vgg']
     assert run_graph(out, photograph(32, 32))[2].shape == (1, 1, 1, 3)
 
 
-def test_random_weights_are_narrow_alive_and_repeatable():
-    weights = vgg16.random_weights(width_divisor=16, fc_width=7, fc_kernel=3, seed=4)
-    assert weights['conv1_1'][0].shape == (3, 3, 3, 4)
-    assert weights['conv5_3'][0].shape == (3, 3, 32, 32)
-    assert weights['fc6'][0].shape == (3, 3, 32, 7) and weights['fc7'][0].shape == (1, 1, 7, 7)
-    assert all(kernel.dtype == bias.dtype == np.float32 for kernel, bias in weights.values())
-    again = vgg16.random_weights(width_divisor=16, fc_width=7, fc_kernel=3, seed=4)
-    other = vgg16.random_weights(width_divisor=16, fc_width=7, fc_kernel=3, seed=5)
-    for name, (kernel, _) in weights.items():
-        np.testing.assert_array_equal(kernel, again[name][0])
-        assert (kernel != other[name][0]).any()
+def variables_of(path):
+    """Dict from variable name to value."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.saved_model.loader.load(sess, [vgg16.TAG], str(path))
+        return sess.run({variable.op.name: variable for variable in tf.trainable_variables()})
+
+
+def test_new_weights_are_narrow_alive_and_repeatable(tmp_path):
+    save_tiny_vgg(tmp_path / 'vgg', width_divisor=16, fc_width=7)
+    save_tiny_vgg(tmp_path / 'again', width_divisor=16, fc_width=7)
+    found, again = variables_of(tmp_path / 'vgg'), variables_of(tmp_path / 'again')
+    shapes = {name: value.shape for name, value in found.items()}
+    assert shapes['conv1_1/kernel'] == (3, 3, 3, 4) and shapes['conv5_3/kernel'] == (3, 3, 32, 32)
+    assert shapes['fc6/kernel'] == (3, 3, 32, 7) and shapes['fc7/kernel'] == (1, 1, 7, 7)
+    for name, value in found.items():
+        assert value.dtype == np.float32 and value.any() == name.endswith('kernel')
+        np.testing.assert_array_equal(value, again[name])
+
+
+def test_new_layers_of_a_loaded_graph_are_drawn_from_the_seed_of_the_training(tiny_vgg, npz,
+                                                                             tmp_path):
+    """Those alone: the pretrained ones stay."""
+    vgg16.convert(npz, tmp_path / 'vgg', fc_width=6)
+
+    def drawn(path, seed):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            tf.saved_model.loader.load(sess, [vgg16.TAG], str(path))
+            before = sess.run({variable.op.name: variable
+                               for variable in tf.trainable_variables()})
+            feed = vgg16.draw_new_kernels(sess, seed)
+            assert [tensor.name for tensor in feed] == ['seed:0']
+            after = sess.run({variable.op.name: variable for variable in tf.trainable_variables()})
+        return before, after
+
+    before, after = drawn(tmp_path / 'vgg', 5)
+    assert {name for name in before if (before[name] != after[name]).any()} == {
+        'fc6/kernel', 'fc7/kernel'}
+    _, again = drawn(tmp_path / 'vgg', 5)
+    np.testing.assert_array_equal(after['fc6/kernel'], again['fc6/kernel'])
+    before, after = drawn(tiny_vgg, 5)
+    assert {name for name in before if (before[name] != after[name]).any()} == {
+        name for name in before if name.endswith('kernel')}
 
 
 # Dropout --------------------------------------------------------------------------------------
 
-def dropped(keep_prob, layer=6, steps=0, inputs=None):
+def dropped(keep_prob, layer=6, steps=0, inputs=None, seed=0):
     """Dropout of ones, after so many steps."""
     inputs = np.ones((2, 5, 7, 50), np.float32) if inputs is None else inputs
     with tf.Graph().as_default(), tf.Session() as sess:
-        outputs = vgg16.dropout(tf.constant(inputs), tf.constant(keep_prob), layer)
+        outputs = vgg16.dropout(tf.constant(inputs), tf.constant(keep_prob), layer,
+                                tf.constant(seed, tf.int64))
         step = tf.train.get_or_create_global_step()
         sess.run(step.initializer)
         for _ in range(steps):
@@ -376,10 +552,11 @@ def test_dropout_that_keeps_all_is_the_identity():
     np.testing.assert_array_equal(dropped(1.0, inputs=inputs), inputs)
 
 
-def test_dropout_depends_on_step_and_layer_alone():
+def test_dropout_depends_on_step_layer_and_seed_alone():
     first = dropped(0.5, layer=6, steps=3)
     np.testing.assert_array_equal(dropped(0.5, layer=6, steps=3), first)
-    for other in (dropped(0.5, layer=6, steps=4), dropped(0.5, layer=7, steps=3)):
+    for other in (dropped(0.5, layer=6, steps=4), dropped(0.5, layer=7, steps=3),
+                  dropped(0.5, layer=6, steps=3, seed=1)):
         # independent of it: half of the activations agree
         assert ((other > 0) == (first > 0)).mean() == pytest.approx(0.5, abs=0.05)
 
@@ -416,11 +593,13 @@ def test_saved_graph_drops_by_the_step_that_training_counts(tiny_vgg):
             whole, sess.run('layer7_out:0', {'image_input:0': image, 'keep_prob:0': 1.0}))
 
 
+# Context --------------------------------------------------------------------------------------
+
 def test_context_looks_near_far_and_at_the_whole_image(tmp_path):
-    weights = vgg16.random_weights(width_divisor=64, fc_width=8, fc_kernel=3, context=True)
-    assert [name for name in weights if name.startswith('fc')] == [
-        'fc6_1', 'fc6_2', 'fc6_4', 'fc6_image', 'fc7']
-    vgg16.save(weights, vgg16.torch_input, tmp_path / 'vgg')
+    save_tiny_vgg(tmp_path / 'vgg', 64, 8, context=True)
+    names = {name.split('/')[0] for name in variables_of(tmp_path / 'vgg')}
+    assert {name for name in names if name.startswith('fc')} == {
+        'fc6_1', 'fc6_2', 'fc6_4', 'fc6_image', 'fc7'}
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.saved_model.loader.load(sess, ['vgg16'], str(tmp_path / 'vgg'))
         image = sess.graph.get_tensor_by_name('image_input:0')
@@ -435,13 +614,137 @@ def test_context_looks_near_far_and_at_the_whole_image(tmp_path):
     assert (seen[:, 0] != seen_changed[:, 0]).any()     # though 49 cells away
 
 
+DILATED = """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+from roadseg.networks import vgg16
+
+with tf.Graph().as_default(), tf.Session() as sess:
+    tf.saved_model.loader.load(sess, [vgg16.TAG], sys.argv[1])
+    layer7 = sess.graph.get_tensor_by_name('layer7_out:0')
+    kernels = [variable for variable in tf.trainable_variables() if 'fc6' in variable.name]
+    image = np.random.default_rng(0).uniform(0, 255, (1, 96, 160, 3))
+    values = sess.run([layer7, *tf.gradients(layer7, kernels)],
+                      {'image_input:0': image, 'keep_prob:0': 1})
+    np.savez(sys.argv[2], *values)
+"""
+
+
+def test_context_can_be_trained_where_onednn_is_off(tmp_path):
+    """Eigen, which is then used, has no gradient of a dilated convolution."""
+    save_tiny_vgg(tmp_path / 'vgg', 64, 8, context=True)
+    subprocess.run([sys.executable, '-c', DILATED, str(tmp_path / 'vgg'), str(tmp_path / 'off')],
+                   check=True, capture_output=True, cwd=Path(vgg16.__file__).parents[2],
+                   env={**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'})
+    with unittest.mock.patch('sys.argv', ['', str(tmp_path / 'vgg'), str(tmp_path / 'on')]):
+        exec(DILATED, {})
+    with np.load(tmp_path / 'off.npz') as off, np.load(tmp_path / 'on.npz') as on:
+        assert len(off) == len(on) == 1 + 2 * 4
+        for name in off:
+            assert off[name].any() and relative_error(off[name], on[name]) < 1e-4
+
+
+def test_dilated_convolution_is_tensorflows_own(tmp_path):
+    """Of a picture whose sides are no multiple of the dilation."""
+    save_tiny_vgg(tmp_path / 'vgg', 64, 8, context=True)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.saved_model.loader.load(sess, [vgg16.TAG], str(tmp_path / 'vgg'))
+        pool5 = next(op for op in sess.graph.get_operations() if op.type == 'MaxPool'
+                     and op.outputs[0].shape[-1] == 8 and 'pool5_in' in op.inputs[0].name)
+        branches = [op for op in sess.graph.get_operations() if op.name.startswith('fc6_')
+                    and op.type == 'Relu']
+        kernels = {variable.op.name: variable for variable in tf.trainable_variables()}
+        assert len(branches) == 4
+        for dilation, branch in zip(vgg16.DILATIONS, branches):
+            expected = tf.nn.relu(tf.nn.conv2d(pool5.outputs[0],
+                                               kernels[f'fc6_{dilation}/kernel'], 1, 'SAME',
+                                               dilations=dilation))
+            found, wanted = sess.run([branch.outputs[0], expected], {
+                'image_input:0': photograph(150, 330)[np.newaxis]})
+            assert found.shape == (1, 5, 11, 4) and wanted.any()
+            assert relative_error(found, wanted) < 1e-5
+
+
 def test_skips_of_torchvision_weights_are_in_caffes_units(tmp_path):
     """The same network, without biases and fed with inputs that are 58 times smaller."""
-    weights = vgg16.random_weights(width_divisor=64, fc_width=8, fc_kernel=3)
+    shapes = vgg16.convolution_shapes(64)
+    shapes.update(vgg16.top_shapes(shapes['conv5_3'][-1], 8))
     image = photograph(64, 96)
     for source in (vgg16.caffe_input, vgg16.torch_input):
-        vgg16.save(weights, source, tmp_path / source.__name__)
+        vgg16.save({}, shapes, source, tmp_path / source.__name__)
     caffe, torch = (run_graph(tmp_path / source.__name__, image)
                     for source in (vgg16.caffe_input, vgg16.torch_input))
     for skip in (0, 1):
         assert 0.2 < np.abs(torch[skip]).mean() / np.abs(caffe[skip]).mean() < 5
+
+
+# Getting it -----------------------------------------------------------------------------------
+
+def below(folder):
+    """All files below a folder, with their content."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob('*') if path.is_file()}
+
+
+def zipped(tiny_vgg):
+    """The course's vgg.zip, as bytes."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as members:
+        for name, content in below(tiny_vgg).items():
+            members.writestr(f'vgg/{name}', content)
+    return archive.getvalue()
+
+
+def test_a_graph_that_is_there_is_taken(tmp_path, no_network):
+    (tmp_path / 'vgg').mkdir()
+    assert vgg16.fetch(tmp_path) == tmp_path / 'vgg'
+
+
+def test_a_graph_that_was_put_there_as_an_archive_is_unpacked(tmp_path, no_network, tiny_vgg):
+    (tmp_path / 'vgg.zip').write_bytes(zipped(tiny_vgg))
+    assert vgg16.fetch(tmp_path) == tmp_path / 'vgg'
+    assert below(tmp_path / 'vgg') == below(tiny_vgg)
+
+
+def test_the_course_is_asked_before_keras(tmp_path, no_network, monkeypatch, tiny_vgg):
+    with serving(zipped(tiny_vgg)) as server:
+        monkeypatch.setattr(vgg16, 'COURSE_URL', server.url)
+        folder = vgg16.fetch(tmp_path / 'data')
+    assert folder == tmp_path / 'data/vgg'
+    assert below(folder) == below(tiny_vgg)
+
+
+def test_weights_come_from_keras_where_the_archive_is_gone(tmp_path, no_network, monkeypatch,
+                                                           capsys):
+    asked = []
+
+    def read_keras(weights):
+        asked.append(weights)
+        rng = np.random.default_rng(0)
+        return {name: (rng.normal(size=shape).astype(np.float32), np.zeros(shape[-1], np.float32))
+                for name, shape in vgg16.convolution_shapes(64).items()}
+
+    monkeypatch.setattr(vgg16, 'read_keras', read_keras)
+    folder = vgg16.fetch(tmp_path)
+    assert asked == ['imagenet']
+    assert folder == tmp_path / 'vgg' and (folder / 'saved_model.pb').exists()
+    assert 'fc6_image' in {name.split('/')[0] for name in variables_of(folder)}
+    assert 'Keras' in capsys.readouterr().err
+
+
+def test_without_network_three_ways_on_are_named(tmp_path, no_network):
+    with pytest.raises(InputError) as caught:
+        vgg16.fetch(tmp_path)
+    message = str(caught.value)
+    for piece in (vgg16.COURSE_URL, 'no Keras weights either', 'vgg.zip',
+                  'roadseg.networks.vgg16', '--demo', str(tmp_path)):
+        assert piece in message
+    assert '\n' not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_archive_is_an_error(tmp_path, no_network):
+    (tmp_path / 'vgg.zip').write_bytes(b'PK')
+    with pytest.raises(InputError, match='vgg.zip could not be unpacked'):
+        vgg16.fetch(tmp_path)

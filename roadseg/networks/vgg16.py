@@ -12,9 +12,12 @@ Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks f
 Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
 Image Segmentation", 2017.
 """
+import lzma
 import math
+import os
 import shutil
 import sys
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -26,7 +29,8 @@ import tensorflow.compat.v1 as tf
 from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import download
 from roadseg.errors import InputError
-from roadseg.files import check_file, move_into_place, write_error
+from roadseg.files import (check_file, free_memory, free_space_check, human_size,
+                           move_into_place, write_error)
 from roadseg.tf_errors import as_os_error
 from roadseg.training.device import session_config
 
@@ -38,6 +42,9 @@ TAG = 'vgg16'
 COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
 NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
 NOT_A_NUMBER = tf.constant_initializer(np.nan)
+# What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors.
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError,
+           tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def caffe_input(image):
@@ -116,24 +123,53 @@ def read_npz(path):
         dict from layer name to (kernel HWIO, bias [O]), float32.
 
     Raises:
-        InputError: the file is unreadable, or an array is missing or of another shape.
+        InputError: the file is unreadable, or an array is missing, of another shape or kind, or
+            holds what is no finite number.
     """
+    weights = {}
     try:
-        with np.load(path) as arrays:
-            weights = {}
-            for name, expected in convolution_shapes().items():
-                kernel, bias = arrays[name + '_W'], arrays[name + '_b']
-                if list(kernel.shape) != expected or list(bias.shape) != expected[-1:]:
-                    raise InputError(f'{path}: {name} has kernel {kernel.shape} and bias '
-                                     f'{bias.shape}, expected {tuple(expected)} and '
-                                     f'{tuple(expected[-1:])}')
-                weights[name] = kernel.astype(np.float32), bias.astype(np.float32)
+        with zipfile.ZipFile(path) as archive:
+            for name, shape in convolution_shapes().items():
+                weights[name] = (_read_array(path, archive, name + '_W', shape),
+                                 _read_array(path, archive, name + '_b', shape[-1:]))
     except KeyError as error:
         raise InputError(f'{path} lacks an array of VGG16: {error.args[0]}') from error
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise InputError(f'{path} is not a readable .npz file: {error}') from error
     _check_finite(path, weights)
     return weights
+
+
+def _read_array(path, archive, name, expected):
+    """Reads one array of an open `.npz`, after its header, which may claim anything.
+
+    Args:
+        path: of the archive, for messages.
+        archive: `zipfile.ZipFile`.
+        name: of the array.
+        expected: its shape, a list.
+
+    Returns:
+        float32 ndarray.
+
+    Raises:
+        InputError: another shape, or no floating-point numbers.
+        KeyError, and those of `_DAMAGE`: the member is missing or damaged.
+    """
+    layout = np.lib.format
+    with archive.open(name + '.npy') as file:
+        version = layout.read_magic(file)
+        read_header = {(1, 0): layout.read_array_header_1_0,
+                       (2, 0): layout.read_array_header_2_0}.get(version)
+        if read_header is None:
+            raise ValueError(f'{name} has version {version} of the format of arrays')
+        shape, _, kind = read_header(file)
+    if list(shape) != expected:
+        raise InputError(f'{path}: {name} has the shape {shape}, expected {tuple(expected)}')
+    if kind.kind != 'f':
+        raise InputError(f'{path}: {name} holds {kind}, expected floating-point numbers')
+    with archive.open(name + '.npy') as file, np.errstate(over='ignore'):
+        return layout.read_array(file, allow_pickle=False).astype(np.float32)
 
 
 def read_keras(weights):
@@ -169,7 +205,8 @@ def read_keras(weights):
 def _has_top(path):
     import h5py         # comes with Keras, and is needed for this alone
     with h5py.File(path) as file:
-        return 'fc1' in file.get('model_weights', file)
+        # 'dense' in files that end in .weights.h5, which call layers by their kind
+        return not {'fc1', 'dense'}.isdisjoint(file.get('model_weights', file.get('layers', file)))
 
 
 def _check_finite(path, weights):
@@ -439,6 +476,36 @@ def fetch(data_dir):
     return folder
 
 
+def check_room(out, fc_width, fc_kernel, context):
+    """Checks that the graph can be put there and made, before weights are read or fetched.
+
+    Args:
+        out: folder to be made.
+        fc_width, fc_kernel, context: see `top_shapes`.
+
+    Raises:
+        InputError: something is there already, a file stands in the way, or memory or disk will
+            not do for the new layers.
+    """
+    if os.path.lexists(out):
+        raise InputError(f'{out} is there already; move it away or choose another --out')
+    for parent in Path(out).absolute().parents:
+        if os.path.exists(parent):
+            if not os.path.isdir(parent):
+                raise write_error(out, NotADirectoryError(f'{parent} is a file'),
+                                  'choose another --out')
+            break
+    shapes = top_shapes(BLOCKS[-1][0], fc_width, fc_kernel, context)
+    needed, free = 4 * sum(map(math.prod, shapes.values())), free_memory()
+    # the values, their draw, and what the writer buffers
+    if free is not None and 3 * needed > free:
+        raise InputError(f'fc6 and fc7 of --fc-width {fc_width}'
+                         + ('' if context else f' and --fc-kernel {fc_kernel}')
+                         + f' take {human_size(3 * needed)} of memory to make, and '
+                         f'{human_size(free)} are free; choose a smaller one')
+    free_space_check(out, needed, f'writing {out}')
+
+
 def main(argv=None):
     """The command: writes the graph."""
     parser = Parser(prog='python -m roadseg.networks.vgg16',
@@ -456,6 +523,7 @@ def main(argv=None):
                         help='a new fc6 that looks near, far and at the whole image, which scores '
                              'better: see README.md')
     args = parser.parse_args(argv)
+    check_room(args.out, args.fc_width, args.fc_kernel, args.context)
     if args.weights == 'imagenet':
         weights = read_keras('imagenet')
         save(weights, top_shapes(weights['conv5_3'][1].size, args.fc_width, args.fc_kernel,
