@@ -12,6 +12,7 @@ from roadseg.errors import InputError
 from roadseg.images import paint, read_image, write_image
 from roadseg.inference import Network
 from roadseg.networks import vgg16
+from roadseg.threads import prepared_ahead, processors
 from roadseg.training import pipeline
 from roadseg.training.run_folder import new_folder
 
@@ -92,7 +93,8 @@ def gen_test_output(sess, logits, keep_prob, image_pl, data_folder, image_shape,
         classes = measures.decide(measures.predict(network, photograph))
         return path.stem + '.png', paint(photograph, classes, palette)
 
-    return map(painted, tqdm(paths, desc='overlays', unit='image', disable=None))
+    return prepared_ahead(painted, tqdm(paths, desc='overlays', unit='image', disable=None),
+                          processors() + 1, ahead=processors())
 
 
 def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_prob, input_image,
@@ -116,6 +118,10 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
                                Path(data_dir) / 'data_road/testing', image_shape, **options)
     folder = Path(output_dir or new_folder(runs_dir))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures:
-        write_image(folder / name, picture)
+
+    def write(named):
+        write_image(folder / named[0], named[1])
+
+    for _ in prepared_ahead(write, pictures, processors(), ahead=processors()):
+        pass
     return folder

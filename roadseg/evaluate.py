@@ -30,7 +30,7 @@ from roadseg.inference import Network, averaged_weights
 from roadseg.scoring import bev, page, score
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
-from roadseg.training.pipeline import read_pair
+from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import read_options
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
@@ -161,8 +161,8 @@ def evaluate(run, args):
     split, pairs = frames_of(args.split, options['split'] or dataset.default_split, dataset, run)
     calibrations = read_calibrations([image for image, _ in pairs]) if args.bev else None
     with opened(run, args) as (checkpoint, network):
-        samples = ((pair[0].stem, *read_pair(pair, dataset.read_label))
-                   for pair in tqdm(pairs, 'scoring', leave=False, disable=None))
+        samples = read_ahead(tqdm(pairs, 'scoring', leave=False, disable=None),
+                             dataset.read_label)
         result = score.score(network, dataset, samples, run / 'validation', calibrations)
     write_json(run / 'evaluation.json', score.summary(result, dataset, checkpoint, split, network))
     page.write_page(run)

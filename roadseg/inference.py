@@ -6,6 +6,9 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from roadseg.images import resize, scaled_size
+from roadseg.threads import Turns
+
+TURNS = Turns()     # threads that wait for each other take one network's memory
 
 
 class Network(NamedTuple):
@@ -34,8 +37,9 @@ class Network(NamedTuple):
 
     def run(self, image):
         """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C)."""
-        scores = self.sess.run(self.logits,
-                               {self.input_image: image[np.newaxis], self.keep_prob: 1.0})
+        with TURNS:
+            scores = self.sess.run(self.logits,
+                                   {self.input_image: image[np.newaxis], self.keep_prob: 1.0})
         return scores.reshape(*image.shape[:2], -1)
 
     def probability(self, photograph):

@@ -2,7 +2,6 @@
 
 What is counted, and which scores follow, comes from the data set's description.
 """
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,19 @@ import numpy as np
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.images import paint, resize, thumbnail_size, write_image
+from roadseg.inference import TURNS
 from roadseg.scoring import bev
+from roadseg.threads import prepared_ahead, processors
 
 FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
 PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road
 
 
-def score(network, dataset, samples, pictures=None, calibrations=None):
+def score(network, dataset, samples, pictures=None, calibrations=None, also=None):
     """Scores a network on labelled photographs.
+
+    The network sees one photograph after the other. All else, from resizing to drawing, is done
+    in threads meanwhile.
 
     Args:
         network: `inference.Network`.
@@ -26,6 +30,8 @@ def score(network, dataset, samples, pictures=None, calibrations=None):
         pictures: folder for the pictures of `write_pictures`; None writes none.
         calibrations: dict from name to `bev.Calibration`; the photographs in it are scored in
             bird's-eye view, too. For measures of road only.
+        also: function of (name, photograph, classes, prediction) that is called of each, in one
+            of the threads.
 
     Returns:
         dict of 'loss' (mean cross entropy over the evaluated pixels), 'pixels' (their number),
@@ -36,21 +42,33 @@ def score(network, dataset, samples, pictures=None, calibrations=None):
         InputError: there is no photograph.
     """
     measures, num_classes = dataset.measures, len(dataset.classes)
-    counts, bev_counts, times, loss, pixels = {}, {}, [], 0.0, 0
-    for name, photograph, truth in samples:
-        began = time.perf_counter()
+
+    def look_at(sample):
+        name, photograph, truth = sample
+        began = TURNS.clock()
         prediction = measures.predict(network, photograph)
-        times.append(time.perf_counter() - began)
-        frame_loss, frame_pixels = measures.cross_entropy(prediction, truth)
-        loss, pixels = loss + frame_loss, pixels + frame_pixels
-        counts[name] = measures.count(prediction, truth, num_classes)
+        seconds, bev_count = TURNS.clock() - began, None
         if name in (calibrations or {}):
             values, road, evaluated = (
                 bev.to_bev(view, calibrations[name])[0]
                 for view in (measures.confidence(prediction), truth == 1, truth != IGNORED))
-            bev_counts[name] = measures.confidence_histograms(values, road, evaluated)
+            bev_count = measures.confidence_histograms(values, road, evaluated)
         if pictures is not None:
             write_pictures(pictures, name, photograph, truth, prediction, dataset)
+        if also is not None:
+            also(name, photograph, truth, prediction)
+        return (name, seconds, *measures.cross_entropy(prediction, truth),
+                measures.count(prediction, truth, num_classes), bev_count)
+
+    counts, bev_counts, times, loss, pixels = {}, {}, [], 0.0, 0
+    threads = processors() + 1          # one of them waits for the network
+    for name, seconds, frame_loss, frame_pixels, count, bev_count in prepared_ahead(
+            look_at, samples, threads, ahead=threads):
+        times.append(seconds)
+        loss, pixels = loss + frame_loss, pixels + frame_pixels
+        counts[name] = count
+        if bev_count is not None:
+            bev_counts[name] = bev_count
     if not counts:
         raise InputError('there is no labelled photograph to score')
     return {'loss': loss / max(pixels, 1), 'pixels': pixels,

@@ -1,9 +1,6 @@
 """The batches that a network is trained on. NumPy and Pillow only."""
 import itertools
-import os
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +9,7 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.images import check_image, read_image
+from roadseg.threads import prepared_ahead, processors
 from roadseg.training.augment import GREY, distort
 
 
@@ -164,25 +162,23 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
     return get_batches_fn
 
 
-def processors():
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+def read_ahead(pairs, read_label):
+    """Yields photographs and labels, read in threads some frames early.
 
+    Args:
+        pairs: iterable of (image, label) paths.
+        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
 
-def prepared_ahead(make, arguments, threads=1, ahead=4):
-    """Yields `make(argument)` in order, computed in threads up to `ahead` items early."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending = deque()
-        try:
-            for argument in arguments:
-                pending.append(pool.submit(make, argument))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:      # of an epoch that is left early
-                future.cancel()
+    Yields:
+        (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
+
+    Raises:
+        InputError: see `read_pair`.
+    """
+    def read(pair):
+        return pair[0].stem, *read_pair(pair, read_label)
+
+    return prepared_ahead(read, pairs, processors(), ahead=processors())
 
 
 def cache_bytes(cache_gb):

@@ -14,10 +14,14 @@ from roadseg.errors import InputError
 from roadseg.files import describe_os_error, write_json
 from roadseg.inference import averaged_weights
 from roadseg.scoring import page, score
+from roadseg.scoring.runs_page import write_runs_page
+from roadseg.scoring.runs_page import write_runs_page
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
-from roadseg.training.pipeline import read_pair
+from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import column, log_columns, read_log, write_log
+
+EVERY_PANEL = 16        # every so many held-out photographs, one is shown in TensorBoard
 
 
 class Recorder:
@@ -33,7 +37,8 @@ class Recorder:
         network: `inference.Network`.
         dataset: `Dataset`.
         validation: list of (image, label) paths that are held out; [] for none.
-        options: namespace; `split` and `save_minutes` are used.
+        options: namespace; `split`, `save_minutes`, `validate_every`, `epochs` and `max_steps`
+            are used.
         stopped: function that says whether to end now.
 
     Raises:
@@ -80,19 +85,29 @@ class Recorder:
             KeyboardInterrupt: a request to end came; what is not done yet, `catch_up` does.
         """
         self.progress.row = row
-        self.save()
+        if self.is_due(row):
+            self.save()
         self.record(row)
         self.progress.row = None
 
+    def is_due(self, row):
+        """Whether --validate-every says so of the epoch of a row of the log, or it is the last."""
+        options = self.options
+        return (row['epoch'] % options.validate_every == 0 or row['epoch'] == options.epochs
+                or row['step'] == options.max_steps)
+
     def record(self, row):
         """Scores the held-out photographs and writes the results, see `after_epoch`."""
-        panels = []
-        if self.validation:
+        shown = {image.stem for image, _ in self.validation[::EVERY_PANEL]}
+        panels = {}
+
+        def draw(name, *of_frame):
+            if name in shown:
+                panels[name] = tensorboard.panel(*of_frame, self.dataset)
+
+        if self.validation and self.is_due(row):
             with averaged_weights(self.network.sess):
-                result = score.score(self.network, self.dataset, self.samples())
-                panels = [(name, photograph, truth,
-                           self.dataset.measures.predict(self.network, photograph))
-                          for name, photograph, truth in self.samples(every=16)]
+                result = score.score(self.network, self.dataset, self.samples(), also=draw)
             row = {**row, 'val_loss': result['loss'], **self.logged(result)}
             scores = ', '.join(f'{name} {row.get(column(name), math.nan):.2f}'.replace('nan', '-')
                                for name in self.dataset.measures.LOGGED)
@@ -101,8 +116,8 @@ class Recorder:
         self.write_log()
         if self.events is not None:
             with self.events_may_fail():
-                for panel in panels:
-                    tensorboard.write_panel(self.events, row['step'], *panel, self.dataset)
+                for name in sorted(panels):
+                    tensorboard.write_panel(self.events, row['step'], name, panels[name])
                 tensorboard.write_scalars(
                     self.events, row['step'],
                     {key: row[key] for key in row if key not in ('epoch', 'step')})
@@ -115,12 +130,12 @@ class Recorder:
         return {column(name): scores[name]
                 for name in self.dataset.measures.LOGGED if name in scores}
 
-    def samples(self, every=1):
+    def samples(self):
         """Yields (name, photograph, classes) of each held-out photograph, read anew."""
-        for pair in self.validation[::every]:
+        for sample in read_ahead(self.validation, self.dataset.read_label):
             if self.stopped():
                 raise KeyboardInterrupt(self.farewell())
-            yield pair[0].stem, *read_pair(pair, self.dataset.read_label)
+            yield sample
 
     def title(self):
         """Names the held-out photographs, such as 'KITTI Road, val3'."""
@@ -180,5 +195,9 @@ class Recorder:
         print(f'{self.title()}: {score.tables([result], self.dataset)}')
 
     def finish(self):
-        """Writes the page."""
-        page.write_page(self.folder)
+        """Writes the page, and the one that compares all runs."""
+        self.write_page()
+        try:
+            write_runs_page(self.folder.resolve().parent)
+        except InputError as error:
+            tqdm.write(f'warning: no comparison of runs: {error}', file=sys.stderr)

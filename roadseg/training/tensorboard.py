@@ -55,26 +55,30 @@ def write_scalars(writer, step, scalars):
     writer.add_summary(tf.Summary(value=values), step)
 
 
-def write_panel(writer, step, name, photograph, truth, prediction, dataset, width=640):
-    """Writes input, truth and probability of a photograph as one picture, one above the other.
+def panel(photograph, truth, prediction, dataset, width=640):
+    """Draws input, truth and probability of a photograph, one above the other.
 
     Args:
-        writer: `EventFile`.
-        step: global step.
-        name: of the photograph.
         photograph: uint8 ndarray (H, W, 3), RGB.
         truth: uint8 ndarray (H, W), class numbers.
         prediction: of `dataset.measures.predict`.
         dataset: `Dataset`.
         width: of the picture, in pixels.
+
+    Returns:
+        `tf.Summary.Image`.
     """
     size = thumbnail_size(photograph.shape[:2], width)
-    panel = np.concatenate([resize(picture, size) for picture in (
+    drawn = np.concatenate([resize(picture, size) for picture in (
         photograph, paint(photograph, truth, dataset.palette),
         colour_map(dataset.measures.confidence(prediction)))])
     encoded = io.BytesIO()
-    Image.fromarray(panel).save(encoded, format='PNG')
-    image = tf.Summary.Image(height=panel.shape[0], width=panel.shape[1], colorspace=3,
-                             encoded_image_string=encoded.getvalue())
+    Image.fromarray(drawn).save(encoded, format='PNG')
+    return tf.Summary.Image(height=drawn.shape[0], width=drawn.shape[1], colorspace=3,
+                            encoded_image_string=encoded.getvalue())
+
+
+def write_panel(writer, step, name, image):
+    """Writes what `panel` draws of the photograph of that name into an `EventFile`."""
     writer.add_summary(tf.Summary(value=[tf.Summary.Value(
         tag=f'input, truth, probability/{name}', image=image)]), step)
