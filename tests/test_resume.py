@@ -153,15 +153,12 @@ def whole(data, tmp_path_factory):
 def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
         data, tmp_path, capsys, monkeypatch, request):
     # Killed while the checkpoint of the first epoch is written; the one of the start is left.
-    with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2), \
-            killed(data, tmp_path / 'none', 'run_folder', 'move_into_place', nth=1):
-        whole = request.getfixturevalue('whole')        # the processors have time for it
+    with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2):
+        whole = request.getfixturevalue('whole')        # there is a second processor
     [run] = (tmp_path / 'runs').iterdir()
-    assert [path.name for path in (run / 'checkpoints').iterdir()] == [
-        'step-000000', 'step-000011.part'] or len(checkpoints.saved(run)) == 1
+    assert {path.name for path in (run / 'checkpoints').iterdir()} == {
+        'step-000000', 'step-000011.part'}
     assert read_log(run) == []
-    # A kill before the folder has its name: there is no run.
-    assert [path.name[:5] for path in (tmp_path / 'none').iterdir()] == ['.run-']
 
     # Within the second epoch.
     with monkeypatch.context() as patch:
@@ -178,14 +175,6 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
         assert command('--resume', run) == 130
     assert len(read_log(run)) == 1
     assert checkpoints.saved(run)[-1].name == 'step-000022'
-
-    # After the training.
-    with monkeypatch.context() as patch:
-        interrupting(patch, recorder.Recorder, 'score_last', 1, signal.SIGHUP)
-        assert command('--resume', run) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f'stopped; go on with python main.py --resume {run}')
-    assert len(read_log(run)) == 2
     assert_like(run, whole)
 
 

@@ -226,6 +226,8 @@ NAMES = [f'um_{number:06d}' for number in range(7)]
 class World:
     """A run that was started, and data and encoder to go on with."""
 
+    interrupt = None
+
     def __init__(self, folder):
         self.data, self.encoder = folder / 'data', folder / 'encoder'
         self.encoder.mkdir()
@@ -237,7 +239,8 @@ class World:
                 options, SimpleNamespace(name='CPU'), *self.found(), self.encoder,
                 SimpleNamespace(parameters=5, gflop_per_image=1.5),
                 lambda new: (new / 'checkpoints').mkdir()) as self.run:
-            pass
+            if self.interrupt:
+                raise self.interrupt
 
     def found(self):
         dataset = SimpleNamespace(
@@ -266,6 +269,16 @@ def test_run_says_what_made_it(world):
     assert len(made['id']) == 16
     assert json.loads((world.run / 'photographs.json').read_text())['validation'] == [
         'image_2/um_000004.png', 'image_2/um_000005.png', 'image_2/um_000006.png']
+
+
+@pytest.mark.parametrize('interrupt, message', [
+    (KeyboardInterrupt(), r"stopped; go on with python main.py --resume '/.*/a b/runs/2.*'"),
+    (KeyboardInterrupt('saved'), 'saved')])
+def test_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, interrupt, message):
+    (tmp_path / 'a b').mkdir()
+    monkeypatch.setattr(World, 'interrupt', interrupt)
+    with pytest.raises(KeyboardInterrupt, match=f'^{message}$'):
+        World(tmp_path / 'a b')
 
 
 def test_the_same_goes_on(world, tmp_path, capsys):
