@@ -18,7 +18,8 @@ from roadseg.training import checkpoints, start_from
 from tiny import save_run
 
 OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-2',
-           '--epochs', '1', '--warmup', '0', '--seed', '3', '--max-steps', '3', '--split', 'kfold:3:0')
+           '--epochs', '1', '--warmup', '0', '--seed', '3', '--max-steps', '3', '--split',
+           'kfold:3:0')
 HEAD = 'decoder/upsample32/kernel'      # its shape knows the number of classes
 AVERAGE = '/ExponentialMovingAverage'
 
