@@ -1,0 +1,68 @@
+"""--validate-every: which epochs are scored, saved and logged."""
+import csv
+
+import pytest
+
+import main
+from conftest import save_tiny_vgg
+from roadseg.commands import run_command
+from roadseg.datasets import demo
+from roadseg.training import checkpoints, recorder
+from roadseg.training.run_folder import read_options
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    demo.write_scenes(folder, train=6, test=3, held_out=1, size=(47, 155))
+    save_tiny_vgg(folder / 'vgg', fc_width=8)
+    return folder
+
+
+def train(data, runs, *options):
+    assert run_command(main.main, [
+        '--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--batch-size',
+        '2', '--precision', 'float32', '--freeze-blocks', '0', *options]) == 0
+    [run] = (path for path in runs.glob('[!.]*') if path.is_dir())
+    with open(run / 'log.csv', newline='') as file:
+        return run, list(csv.DictReader(file))
+
+
+def test_other_epochs_are_logged_but_neither_scored_nor_saved(data, tmp_path, monkeypatch):
+    saved, save = [], recorder.Recorder.save
+    monkeypatch.setattr(recorder.Recorder, 'save', lambda self: (
+        saved.append(self.progress.epoch), save(self)))
+    run, rows = train(data, tmp_path, '--epochs', '5', '--validate-every', '2')
+    scored = {int(row['epoch']): row['val_maxf'] for row in rows}
+    assert list(scored) == [1, 2, 3, 4, 5]
+    assert [epoch for epoch, value in scored.items() if value] == [2, 4, 5] == saved
+    assert all(row['val_loss'] == '' for row in rows if int(row['epoch']) in (1, 3))
+    assert all(float(row['loss']) > 0 for row in rows)
+    best = max((epoch for epoch in scored if scored[epoch]),
+               key=lambda epoch: float(scored[epoch]))
+    assert checkpoints.best_step(run) == int(rows[best - 1]['step'])
+    assert checkpoints.best_step(run) in map(checkpoints.step_of, checkpoints.saved(run))
+    assert (run / 'index.html').exists() and (run / 'scores.png').exists()
+
+
+def test_an_end_by_max_steps_is_scored_too(data, tmp_path):
+    _, rows = train(data, tmp_path, '--epochs', '9', '--validate-every', '4', '--max-steps', '3')
+    assert [bool(row['val_maxf']) for row in rows] == [False, True]
+
+
+def test_only_the_decoder_is_trained_where_that_is_wanted(data, tmp_path):
+    """The encoder keeps its values to the last bit, and the averages with it."""
+    run, rows = train(data, tmp_path, '--epochs', '2', '--train', 'decoder', '--max-steps', '4')
+    assert read_options(run)['train'] == 'decoder'
+    reader = main.tf.train.load_checkpoint(str(checkpoints.saved(run)[-1] / 'model'))
+    names = reader.get_variable_to_shape_map()
+    adam = {name for name in names if name.endswith('/Adam')}
+    assert adam and all(name.startswith('decoder/') for name in adam)
+    with main.tf.Graph().as_default(), main.tf.Session() as sess:
+        main.build(sess, data / 'vgg', 2, main.parse_args(['--data-dir', str(data)]))
+        main.initialize_new(sess)
+        for variable in main.tf.trainable_variables():
+            same = (sess.run(variable) == reader.get_tensor(variable.op.name)).all() \
+                if variable.shape == names[variable.op.name] else False
+            assert same != variable.op.name.startswith('decoder/') or variable.op.name.endswith(
+                'bias'), variable.op.name
