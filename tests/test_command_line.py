@@ -1,16 +1,23 @@
-"""`python main.py` from its options to its run folder, and what it says to bad input."""
+"""`python main.py` from its command line to its run folder, and what it says to bad data."""
 import csv
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-import helper
 import main
-from roadseg import checkpoints, preflight, synthetic, vgg16
+from roadseg.commands import run_command
+from roadseg.datasets import demo, kitti
+from roadseg.networks import vgg16
+from roadseg.training import checkpoints, device, preflight
 
 SIZE = (47, 155)        # of the photographs
 TRAINING, HELD_OUT, TESTS = 6, 3, 3
@@ -18,9 +25,9 @@ TRAINING, HELD_OUT, TESTS = 6, 3, 3
 
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory, tiny_vgg):
-    """Folder of tiny drawn scenes and a tiny VGG16."""
+    """Folder of tiny drawn scenes, as KITTI's, and a tiny VGG16."""
     folder = tmp_path_factory.mktemp('data')
-    synthetic.write_kitti(folder, train=TRAINING + HELD_OUT, test=TESTS, held_out=1, size=SIZE)
+    demo.write_scenes(folder, train=TRAINING + HELD_OUT, test=TESTS, held_out=1, size=SIZE)
     shutil.copytree(tiny_vgg, folder / 'vgg')
     return folder
 
@@ -40,11 +47,7 @@ def arguments(data, tmp_path, *more):
 
 def error_of(capsys, argv):
     """The message of a command that must fail with exit code 2 and one line."""
-    try:
-        code = main.main(argv)
-    except SystemExit as leaving:       # argparse
-        code = leaving.code
-    assert code == 2
+    assert run_command(main.main, argv) == 2
     text = capsys.readouterr().err
     lines = [line for line in text.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1
@@ -58,81 +61,6 @@ def no_run(tmp_path):
     return not (tmp_path / 'runs').exists() or not list((tmp_path / 'runs').iterdir())
 
 
-# Options --------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize('size', ['0x10', 'abc', '10', '10x', 'x10', '10x20x30', '1.5x2', ''])
-def test_an_image_size_that_is_none_is_refused(tmp_path, capsys, size):
-    message = error_of(capsys, ['--image-size', size, '--runs-dir', str(tmp_path / 'runs')])
-    assert '--image-size' in message and f"'{size}'" in message and '160x576' in message
-
-
-@pytest.mark.parametrize('option, value', [
-    ('--epochs', '0'), ('--epochs', '1.5'), ('--batch-size', '0'), ('--learning-rate', 'fast'),
-    ('--learning-rate', 'nan'), ('--keep-prob', '0'), ('--keep-prob', '1.01'),
-    ('--freeze-blocks', '6'), ('--average-decay', '1'), ('--clip-norm', '0'), ('--seed', '-1'),
-    ('--schedule', 'linear'), ('--weight-decay', '-1'), ('--colour', '2'), ('--scale', '-1'),
-    ('--test-scale', '0'), ('--test-scale', '1;2')])
-def test_a_value_out_of_range_is_refused_by_name(capsys, option, value):
-    message = error_of(capsys, [option, value])
-    assert option in message and value in message
-
-
-def test_an_unknown_option_is_refused(capsys):
-    assert '--bach-size' in error_of(capsys, ['--bach-size', '3'])
-
-
-def test_help_explains_every_option(capsys):
-    with pytest.raises(SystemExit) as leaving:
-        main.main(['--help'])
-    assert leaving.value.code == 0
-    text = ' '.join(capsys.readouterr().out.split())
-    for name in vars(main.parse_args([])):
-        if name != 'own_data':
-            assert f"--{name.replace('_', '-')}" in text
-    for action in main.build_parser()._actions:
-        assert action.help
-
-
-def test_defaults():
-    options = main.parse_args([])
-    assert options.keep_prob == 0.5
-    assert options.image_size == (192, 640)
-    assert (options.data_dir, options.runs_dir, options.split) == ('data', 'runs', 'val3')
-    assert options.flip is True and options.demo is False and options.own_data is False
-    assert options.max_steps is None and options.resume is None and options.test_scale == [1.0]
-
-
-def test_options_are_read():
-    options = main.parse_args(['--image-size', '32X96', '--no-flip', '--flip-test',
-                               '--batch-size', '3', '--keep-prob', '1', '--split', 'kfold:5:2',
-                               '--test-scale', '1,1.3'])
-    assert options.image_size == (32, 96) and options.test_scale == [1.0, 1.3]
-    assert options.flip is False and options.flip_test is True
-    assert (options.batch_size, options.keep_prob, options.split) == (3, 1.0, 'kfold:5:2')
-
-
-def test_demo_sets_its_defaults_but_an_explicit_option_wins():
-    options = main.parse_args(['--demo'])
-    for name, value in main.DEMO.items():
-        assert getattr(options, name) == value
-    options = main.parse_args(['--demo', '--epochs', '2', '--image-size', '32x96'])
-    assert (options.epochs, options.image_size) == (2, (32, 96))
-    assert options.learning_rate == main.DEMO['learning_rate']
-    # also where it is what the default would be without --demo
-    assert main.parse_args(['--batch-size', '1', '--demo']).batch_size == 1
-
-
-@pytest.mark.parametrize('argv, own', [([], False), (['--demo'], False),
-                                       (['--data-dir', 'data'], True)])
-def test_data_given_by_hand_need_not_be_complete(argv, own):
-    assert main.parse_args(argv).own_data is own
-
-
-def test_parsing_one_command_line_does_not_change_the_next():
-    main.parse_args(['--demo', '--epochs', '7'])
-    assert main.parse_args([]).epochs == main.build_parser().get_default('epochs')
-
-
 # Bad input ------------------------------------------------------------------------------------
 
 def test_a_batch_larger_than_the_data_is_refused(data, tmp_path, capsys):
@@ -143,14 +71,14 @@ def test_a_batch_larger_than_the_data_is_refused(data, tmp_path, capsys):
 
 def test_no_data_and_no_network(tmp_path, capsys, no_network):
     message = error_of(capsys, arguments(tmp_path / 'nothing', tmp_path))
-    assert helper.KITTI_URL in message and '--demo' in message and '--data-dir' in message
+    assert kitti.URL in message and '--demo' in message and '--data-dir' in message
     assert no_run(tmp_path)
 
 
 def test_no_vgg_and_no_network(data, tmp_path, capsys, no_network):
     shutil.rmtree(data / 'vgg')
     message = error_of(capsys, arguments(data, tmp_path))
-    assert helper.VGG_URL in message and '--demo' in message and 'roadseg.vgg16' in message
+    assert vgg16.COURSE_URL in message and '--demo' in message and 'roadseg.networks.vgg16' in message
     assert no_run(tmp_path)
 
 
@@ -208,10 +136,16 @@ def empty_folder(data):
     return 'training/image_2', 'holds 0'
 
 
-def empty_tests(data):
-    for path in (data / 'data_road/testing/image_2').iterdir():
-        path.unlink()
-    return 'testing/image_2', 'holds 0'
+def rename_photograph(data):
+    for path in (a_photograph(data), a_label(data)):
+        path.rename(path.with_name(path.name.replace('um_', 'berlin_')))
+    return 'berlin_', 'belongs to no category', '--dataset folder'
+
+
+def jpeg_photograph(data):
+    path = a_photograph(data)
+    path.rename(path.with_suffix('.jpg'))
+    return path.stem + '.jpg is no .png', '--dataset folder'
 
 
 def other_tag(data):
@@ -233,7 +167,7 @@ def empty_vgg(data):
 
 @pytest.mark.parametrize('spoil', [
     lose_label, shrink_label, truncate_photograph, truncate_held_out_photograph, paint_label,
-    empty_folder, empty_tests, other_tag, empty_vgg])
+    empty_folder, rename_photograph, jpeg_photograph, other_tag, empty_vgg])
 def test_bad_data_are_reported_in_one_line_before_a_run_begins(data, tmp_path, capsys, spoil):
     pieces = spoil(data)
     message = error_of(capsys, arguments(data, tmp_path))
@@ -253,11 +187,20 @@ def test_too_little_memory_is_reported_before_a_run_begins(data, tmp_path, capsy
     assert no_run(tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(data, tmp_path, capsys):
-    message = error_of(capsys, arguments(data, tmp_path, '--learning-rate', '1e30', '--clip-norm',
-                                         '1e30', '--warmup', '0', '--schedule', 'constant'))
-    assert 'the loss became' in message and '--learning-rate' in message
-    assert 'epoch ' in message and 'step ' in message
+def test_a_training_that_diverges_ends_in_one_line(data, tmp_path, capsys):
+    message = error_of(capsys, arguments(data, tmp_path, '--learning-rate', '10', '--clip-norm',
+                                         '1e6', '--warmup', '0', '--schedule', 'constant',
+                                         '--epochs', '20'))
+    assert '--learning-rate' in message
+    assert re.search('the loss became (nan|inf) in epoch .*, step|diverged: after step', message)
+    assert 'the last checkpoint is ' in message     # the run has one, from its beginning
+
+
+def test_what_is_wrong_with_the_options_is_known_before_anything_is_drawn(tmp_path, capsys):
+    for argv in (['--classes', '3'], ['--split', 'val3'], ['--runs-dir', __file__],
+                 ['--encoder', str(tmp_path)]):
+        error_of(capsys, ['--demo', '--data-dir', str(tmp_path / 'data'), *argv])
+        assert not (tmp_path / 'data').exists()
 
 
 def test_demo_does_not_draw_over_real_photographs(data, tmp_path, capsys):
@@ -282,29 +225,38 @@ def read_log(folder):
 
 
 def run_folder(tmp_path):
-    folder, = (tmp_path / 'runs').iterdir()
+    folder, = (path for path in (tmp_path / 'runs').iterdir() if path.is_dir())
     return folder
 
 
-def test_a_run_leaves_all_that_it_promises(data, tmp_path, capsys, monkeypatch):
+@pytest.fixture(scope='module')
+def finished(drawn, tmp_path_factory):
+    """A run in a process of its own: (data, folder, what it wrote to stdout, to stderr)."""
+    place = tmp_path_factory.mktemp('finished')
+    data = shutil.copytree(drawn, place / 'data')
     odd = data / 'data_road/testing/image_2/um_000000.png'
     with Image.open(odd) as photograph:
         smaller = photograph.crop((0, 0, 90, 40))
     smaller.save(odd)
-    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [])
-    assert main.main(arguments(data, tmp_path)) == 0
-    out = capsys.readouterr().out
-    folder = run_folder(tmp_path)
+    answer = subprocess.run([sys.executable, 'main.py', *arguments(data, place)],
+                            cwd=Path(main.__file__).parent, capture_output=True, text=True,
+                            env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return data, run_folder(place), answer.stdout, answer.stderr
 
+
+def test_a_run_leaves_all_that_it_promises(finished):
+    data, folder, out, _ = finished
     assert 'warning: no GPU' in out                 # and no more than that
     assert 'GFLOP per image' in out and 'epoch 2/2: loss ' in out and str(folder) in out
     saved = json.loads((folder / 'options.json').read_text())
     assert saved['options']['image_size'] == [32, 96] and saved['options']['epochs'] == 2
-    assert saved['data'] == {'training': TRAINING, 'validation': HELD_OUT, 'testing': TESTS}
+    assert {name: saved['data'][name] for name in ('training', 'validation', 'testing')} == {
+        'training': TRAINING, 'validation': HELD_OUT, 'testing': TESTS}
     assert [(row['epoch'], row['step']) for row in read_log(folder)] == [('1', '2'), ('2', '4')]
     assert all(np.isfinite(float(row[column])) for row in read_log(folder)
                for column in ('loss', 'val_loss', 'val_maxf', 'val_iou'))
-    assert [path.name for path in checkpoints.saved(folder)] == ['step-000002', 'step-000004']
+    assert [path.name for path in checkpoints.saved(folder)][-2:] == ['step-000002', 'step-000004']
 
     photographs = sorted((data / 'data_road/testing/image_2').iterdir())
     overlays = sorted((folder / 'overlays').iterdir())
@@ -316,19 +268,29 @@ def test_a_run_leaves_all_that_it_promises(data, tmp_path, capsys, monkeypatch):
     assert evaluation['split'] == 'val3' and len(evaluation['frames']) == HELD_OUT
     assert 0 <= evaluation['scores']['URBAN']['MaxF'] <= 100
     assert len(list((folder / 'validation').glob('*_overlay.jpg'))) == HELD_OUT
-    assert (folder / 'loss.png').stat().st_size > 1000
     assert '<html' in (folder / 'index.html').read_text(encoding='utf-8')
     assert not list(folder.rglob('*.part')) and not list(folder.rglob('.part-*'))
 
 
-def test_a_run_that_holds_nothing_out_trains_on_all(data, tmp_path):
-    assert main.main(arguments(data, tmp_path, '--split', 'none', '--epochs', '1',
-                               '--average-decay', '0', '--flip-test')) == 0
+def test_an_ordinary_run_writes_nothing_of_tensorflows(finished):
+    """No line of its log, and warnings only of our own: the data are few, as they are drawn."""
+    _, _, out, err = finished
+    for line in (out + err).splitlines():
+        assert not re.search(r'[IWEF]\d{4} |All log messages|\.cc:\d+|TensorFlow|oneDNN|CUDA|cuda'
+                             r'|DeprecationWarning|UserWarning|FutureWarning|WARNING', line), line
+    assert all(line.startswith('warning: ') for line in err.splitlines() if line), err
+
+
+def test_photographs_of_ones_own_need_none_to_test_on(data, tmp_path, capsys):
+    """And ends early, but completely."""
+    shutil.rmtree(data / 'data_road/testing')
+    assert run_command(main.main, arguments(data, tmp_path, '--epochs', '50',
+                                            '--max-steps', '3')) == 0
     folder = run_folder(tmp_path)
-    assert read_log(folder)[0]['step'] == '3'       # 9 photographs, 4 at a time
-    assert not (folder / 'evaluation.json').exists()
-    assert len(list((folder / 'overlays').iterdir())) == TESTS
-    assert (folder / 'index.html').exists()
+    assert read_log(folder)[-1]['step'] == '3'
+    assert (folder / 'evaluation.json').exists() and (folder / 'index.html').exists()
+    assert not (folder / 'overlays').exists()
+    assert 'testing/image_2 holds 0 test photographs' in capsys.readouterr().err
 
 
 def save_old_graph(path):
@@ -337,17 +299,19 @@ def save_old_graph(path):
     Its variables are reference variables, `keep_prob` is a plain placeholder, which must be
     fed, the dropout is random in itself and nothing counts the steps.
     """
-    weights = vgg16.random_weights(width_divisor=32, fc_width=12, fc_kernel=3)
+    rng = np.random.default_rng(0)
+    shapes = {**vgg16.convolution_shapes(32), **vgg16.top_shapes(16, 12)}
     with tf.Graph().as_default(), tf.Session() as sess, \
             tf.variable_scope('', use_resource=False):
         image = tf.placeholder(tf.float32, [None, None, None, 3], name='image_input')
         keep_prob = tf.placeholder(tf.float32, name='keep_prob')
         outputs = image / 255 - 0.5
-        for name, (kernel, bias) in weights.items():
+        for name, shape in shapes.items():
+            kernel = np.float32(rng.normal(scale=(2 / np.prod(shape[:3])) ** 0.5, size=shape))
             with tf.variable_scope(name):
                 outputs = tf.nn.relu(tf.nn.conv2d(
                     outputs, tf.get_variable('filter', initializer=kernel), 1, 'SAME')
-                    + tf.get_variable('biases', initializer=bias))
+                    + tf.get_variable('biases', initializer=np.zeros(shape[-1:], np.float32)))
             if name in ('conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3'):
                 outputs = tf.nn.max_pool2d(outputs, 2, 2, 'SAME')
             if name in ('conv3_3', 'conv4_3'):
@@ -362,15 +326,48 @@ def save_old_graph(path):
         builder.save()
 
 
-def test_a_run_on_a_graph_like_the_courses(data, tmp_path):
+def test_a_run_that_holds_nothing_out_trains_on_all_on_a_graph_like_the_courses(data, tmp_path):
     shutil.rmtree(data / 'vgg')
     save_old_graph(data / 'vgg')
-    assert main.main(arguments(data, tmp_path)) == 0
-    assert [row['step'] for row in read_log(run_folder(tmp_path))] == ['2', '4']
-
-
-def test_max_steps_ends_the_run_early_but_completely(data, tmp_path):
-    assert main.main(arguments(data, tmp_path, '--epochs', '50', '--max-steps', '3')) == 0
+    assert run_command(main.main, arguments(data, tmp_path, '--split', 'none', '--epochs', '1',
+                                            '--average-decay', '0', '--flip-test')) == 0
     folder = run_folder(tmp_path)
-    assert read_log(folder)[-1]['step'] == '3'
-    assert (folder / 'evaluation.json').exists() and (folder / 'index.html').exists()
+    assert [row['step'] for row in read_log(folder)] == ['3']       # 9 photographs, 4 at a time
+    assert not (folder / 'evaluation.json').exists()
+    assert len(list((folder / 'overlays').iterdir())) == TESTS
+    assert (folder / 'index.html').exists()
+
+
+# Device ---------------------------------------------------------------------------------------
+
+def test_precision_belongs_to_the_device_that_trains(monkeypatch, capsys):
+    """TensorFlow's bfloat16 is of CPUs; a GPU in the machine trains in float32, and says so."""
+    monkeypatch.setattr(device, 'native_bfloat16', lambda: True)
+    monkeypatch.setattr(device, 'has_driver', lambda: True)
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [])
+    assert [device.find(choice).precision for choice in ('auto', 'float32', 'bfloat16')] == [
+        'bfloat16', 'float32', 'bfloat16']
+    assert not device.find().is_gpu and capsys.readouterr().err == ''
+
+    gpu = tf.config.PhysicalDevice('/physical_device:GPU:0', 'GPU')
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [gpu])
+    monkeypatch.setattr(tf.config.experimental, 'get_device_details',
+                        lambda found: {'device_name': 'NVIDIA H200'})
+    assert device.find('auto') == device.find('float32') == device.Device('NVIDIA H200', True,
+                                                                         'float32')
+    assert capsys.readouterr().err == ''
+    assert device.find('bfloat16').precision == 'float32'
+    assert 'warning: --precision bfloat16 is not there on a GPU' in capsys.readouterr().err
+    assert device.describe(device.find('auto')) == 'device: NVIDIA H200'
+
+
+def test_a_driver_without_a_gpu_is_a_cpu(monkeypatch):
+    monkeypatch.setattr(device, 'has_driver', lambda: True)
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [])
+    assert device.find().name.startswith('CPU, ')
+
+
+@pytest.mark.parametrize('precision, rewritten', [('float32', False), ('bfloat16', True)])
+def test_the_session_rewrites_for_bfloat16_alone(precision, rewritten):
+    options = device.session_config(precision).graph_options.rewrite_options
+    assert bool(options.auto_mixed_precision_onednn_bfloat16) == rewritten
