@@ -146,10 +146,10 @@ class Model:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise InputError(f'the picture is {image.dtype} of the shape {image.shape}, expected '
                              'uint8 (H, W, 3), RGB; roadseg.images.read_image reads files so')
-        if self._fixed:
+        size = seen_size(image.shape[:2], self.image_size)
+        if self._fixed and size != self.image_size:
             scores = _letterboxed(network, image)
         else:
-            size = seen_size(image.shape[:2], self.image_size)
             scores = network._replace(image_shape=size).scores(image)
         probabilities = probabilities_of(scores)
         return enlarged(probabilities, image.shape[:2]) if full_size else probabilities

@@ -225,21 +225,21 @@ class Bright:
     """Stands for an export of one size: its probability of road is a pixel's brightness."""
 
     def run(self, images):
-        assert images.dtype == np.uint8 and images.shape == (1, 32, 96, 3)
+        assert images.dtype == np.uint8 and images.shape == (1, 64, 192, 3)
         road = images[..., 0].astype(np.float32) / 255
         return np.stack([1 - road, road], axis=-1)
 
 
 @pytest.mark.parametrize('shape, fitted', [
-    ((47, 141), (32, 96)), ((60, 80), (32, 43)), ((100, 50), (32, 16)), ((10, 90), (11, 96)),
-    ((1, 1), (32, 32))])
+    ((47, 141), (64, 192)), ((49, 141), (64, 192)), ((60, 80), (64, 85)), ((100, 50), (64, 32)),
+    ((10, 90), (21, 192)), ((1, 1), (64, 64))])
 def test_an_export_of_one_size_pads_and_does_not_squeeze(shape, fitted):
     """The left half of the picture is white, and so is that of the answer."""
     picture = np.zeros((*shape, 3), np.uint8)
     picture[:, :shape[1] // 2] = 255
     description = {'classes': ['a', 'b'], 'palette': [[0, 0, 0]] * 2, 'road': None}
     closed = []
-    network = model._Exported(Bright(), None, None, None, (32, 96))
+    network = model._Exported(Bright(), None, None, None, (64, 192))
     with model.Model('x', network, description, 'x', lambda: closed.append(1), True) as opened:
         assert opened.predict(picture, full_size=False).shape == (*fitted, 2)
         road = opened.predict(picture)[..., 1]

@@ -274,7 +274,7 @@ def test_a_video_that_breaks_off_keeps_what_it_has(run, tmp_path, out, capsys):
     assert call(run, clip, photo, '--out', out, '--json') == 1
     error = capsys.readouterr().err
     count = json.loads((out / 'clip.json').read_text())['frames']
-    assert 8 < count < 25 and f'clip.avi: it is damaged: ' in error
+    assert 8 < count < 25 and 'clip.avi: it is damaged: ' in error
     assert f'; the {count} frames before that are in {out}/clip.avi' in error
     with video.Reader(out / 'clip.avi') as reader:
         assert len(list(reader)) == count
@@ -361,6 +361,34 @@ def test_without_a_network(run, tmp_path, out, capsys, monkeypatch):
     assert 'photo.png is neither a run' in error and 'no network comes with this package' in error
     assert 'Name a picture' in error_of(capsys, run, '--out', out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize('fixed_size', [False, True])
+def test_an_export_instead_of_a_run(tmp_path, out, fixed_size):
+    export = tiny.save_export(tmp_path / 'export', fixed_size=fixed_size)
+    photo = save(tmp_path / 'photo.png')
+    for source in (export, export / 'frozen.pb'):
+        assert call(source, photo, '--out', out, '--masks', '--runtime', 'tensorflow') == 0
+        assert (read(out / 'photo.mask.png') == half_white()[..., 0] // 255).mean() > 0.97
+
+
+def test_the_network_that_comes_with_the_package(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(model, 'BOX', tmp_path / 'models')
+    tiny.save_export(tmp_path / 'models/small')
+    assert call(save(tmp_path / 'photo.png'), '--out', out, '--runtime', 'tensorflow') == 0
+    assert files(out) == ['photo.png']
+
+
+def test_a_damaged_export(tmp_path, out, capsys):
+    photo = save(tmp_path / 'photo.png')
+    export = tiny.save_export(tmp_path / 'export')
+    assert 'onnxruntime does not run' in error_of(capsys, export, photo, '--out', out,
+                                                  '--runtime', 'onnxruntime')
+    metadata = (export / 'export.json').read_text()
+    (export / 'export.json').write_text(metadata.replace('"road": 1', '"road": 2'))
+    assert "'road' is 2" in error_of(capsys, export, photo, '--out', out)
+    (export / 'export.json').unlink()
+    assert 'export.json' in error_of(capsys, export / 'frozen.pb', photo, '--out', out)
 
 
 @pytest.mark.parametrize('options', [('--temporal', '1'), ('--temporal', '-0.1'),

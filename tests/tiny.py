@@ -1,6 +1,7 @@
-"""Runs without training, made in a moment, whose network does something that is known."""
+"""Runs and exports made in a moment, without training, whose network does something known."""
 import tensorflow.compat.v1 as tf
 
+from roadseg import runtimes
 from roadseg.files import write_json
 from roadseg.training import averages, checkpoints
 from roadseg.training.options import parse_args
@@ -45,4 +46,25 @@ def save_run(folder, num_classes=2, image_size=(32, 96), gains=(0, 20, -20, -99)
                 'title': 'Brightness', 'classes': NAMES[:num_classes],
                 'palette': PALETTE[:num_classes], 'road': 1}})
         checkpoints.save(sess, saver, folder, Progress())
+    return folder
+
+
+def save_export(folder, image_size=(32, 96), fixed_size=False):
+    """Writes an export whose probability of class 1, the road, is a pixel's brightness.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True)
+    with tf.Graph().as_default() as graph:
+        size = image_size if fixed_size else (None, None)
+        photographs = tf.placeholder(tf.uint8, [None, *size, 3], 'photographs')
+        road = tf.reduce_mean(tf.cast(photographs, tf.float32), -1) / 255
+        tf.stack([1 - road, road], -1, 'probabilities')
+        (folder / 'frozen.pb').write_bytes(graph.as_graph_def().SerializeToString())
+    write_json(folder / 'export.json', {
+        'format_version': runtimes.FORMAT_VERSION, 'format': 'frozen', 'file': 'frozen.pb',
+        'files': {'frozen.pb': runtimes.file_checksum(folder / 'frozen.pb')},
+        'input': 'photographs', 'output': 'probabilities', 'classes': NAMES[:2],
+        'palette': PALETTE[:2], 'road': 1, 'image_size': image_size, 'fixed_size': fixed_size})
     return folder
