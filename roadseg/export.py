@@ -42,6 +42,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -203,10 +204,11 @@ def write_tflite(frozen, part, options, calibration):
     """Writes TFLite. Arguments as those of `WRITERS`."""
     precision, size = options['quantization'], options['image_size']
     graph_def = inference_graph(*frozen, size, quantized=precision == 'int8')
-    with tf.Graph().as_default() as graph:
+    graph = tf.Graph()
+    with graph.as_default():
         tf.import_graph_def(graph_def, name='')
-        ends = [[graph.get_tensor_by_name(name + ':0')] for name in (INPUT, OUTPUT)]
-    converter = tf.lite.TFLiteConverter(graph_def, *ends)
+    converter = tf.lite.TFLiteConverter(graph_def, *(
+        [graph.get_tensor_by_name(name + ':0')] for name in (INPUT, OUTPUT)))
     if precision != 'none':
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == 'float16':
@@ -217,7 +219,8 @@ def write_tflite(frozen, part, options, calibration):
             for path in tqdm(calibration, 'calibrating', leave=False, disable=None))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
-    write_whole(part / FILES['tflite'], converter.convert())
+    with graph.as_default():        # lest it look for the variables of another one
+        write_whole(part / FILES['tflite'], converter.convert())
     if precision != 'int8':
         return {}
     # The quantised softmax has steps of 1 / 256 from 0, by TFLite's specification.
@@ -502,6 +505,7 @@ def measure_in_turns(rows, starts):
         times = [[] for _ in askers]
         for _ in tqdm(range(WARM_UP + ROUNDS), 'timing', leave=False, disable=None):
             for asker, of_one in zip(askers, times):
+                time.sleep(0.02)        # until the threads of the one before have gone to sleep
                 of_one.append(asker())
         for row, asker, of_one in zip(rows, askers, times):
             row['ms'] = float(np.median(of_one[WARM_UP:]))

@@ -99,7 +99,8 @@ def read_metadata(path):
         ('image_size', isinstance(size, list) and len(size) == 2
          and all(type(side) is int and side > 0 for side in size), '[height, width]'),
         ('fixed_size', isinstance(metadata.get('fixed_size'), bool), 'true or false'),
-        ('file', isinstance(metadata.get('file'), str), 'the name of the model'),
+        ('file', isinstance(metadata.get('file'), str)
+         and Path(metadata['file']).name in (metadata['file'], ''), 'the name of the model'),
         ('files', isinstance(metadata.get('files'), dict) and bool(metadata['files']),
          'the checksums of the files')) if not right), None)
     if problem:

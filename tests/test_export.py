@@ -1,0 +1,312 @@
+"""Exports: the graph for inference, each format, its check, and what can go wrong."""
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from scipy.special import softmax
+
+import exported
+import roadseg
+import tiny
+from roadseg import export, runtimes
+from roadseg.commands import run_command
+from roadseg.errors import InputError
+from roadseg.inference_graph import inference_graph, phases
+
+RNG = np.random.default_rng(11)
+UNTRAINED = {'Select', 'If', 'StatelessIf', 'Conv2DBackpropInput', 'MirrorPad', 'SpaceToBatchND',
+             'BroadcastTo', 'VarHandleOp', 'VariableV2', 'ReadVariableOp', 'RandomUniform',
+             'StatelessRandomUniformV2', 'FusedBatchNormV3', 'Rsqrt'}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return exported.save_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    return exported.save_run(tmp_path_factory.mktemp('runs') / 'run [1] ä', data, 'fcn8s')
+
+
+@pytest.fixture(scope='module')
+def bright(data, tmp_path_factory):
+    """A run that knows road by its brightness; its last weights are wrong, the averages right."""
+    return tiny.save_run(tmp_path_factory.mktemp('bright') / 'run', data_dir=str(data),
+                         precision='float32')
+
+
+def call(*arguments):
+    return run_command(export.main, [str(argument) for argument in arguments])
+
+
+def error_of(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+# The graph --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('factor', [2, 4, 8])
+def test_a_transposed_convolution_is_one_before_depth_to_space(factor):
+    kernel = RNG.normal(size=(2 * factor, 2 * factor, 3, 5)).astype(np.float32)
+    image = RNG.normal(size=(2, 4, 3, 5)).astype(np.float32)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        expected = tf.nn.conv2d_transpose(image, kernel, [2, 4 * factor, 3 * factor, 3], factor)
+        found = tf.nn.depth_to_space(tf.nn.conv2d(image, phases(kernel), 1, 'SAME'), factor)
+        expected, found = sess.run([expected, found])
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize('kind', ['fcn8s', 'segnet', 'resnet50'])
+def test_the_graph_for_inference_answers_as_the_one_for_training(data, tmp_path, kind):
+    run = exported.save_run(tmp_path / 'run', data, kind)
+    with export.checkpoint_network(run) as (_, network, frozen):
+        for size, fixed in (((41, 75), True), ((53, 83), False)):
+            graph_def = inference_graph(*frozen, size if fixed else None)
+            kinds = Counter(node.op for node in graph_def.node)
+            assert not UNTRAINED & set(kinds)
+            assert not graph_def.library.function
+            assert kinds['Mul'] <= 6                # no normalisation is left
+            images = RNG.integers(0, 256, (2, *size, 3), np.uint8)
+            expected = softmax(np.stack([network.run(image) for image in images]), axis=-1)
+            assert expected.std() > 0.01            # the network says something
+            for node in graph_def.node:
+                if node.op == 'Placeholder':        # of any number of images
+                    node.attr['shape'].shape.dim[0].size = -1
+            with tf.Graph().as_default(), tf.Session() as sess:
+                tf.import_graph_def(graph_def, name='')
+                found = sess.run('probabilities:0', {'photographs:0': images})
+            assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_graph_of_the_course_is_fed_with_float32():
+    with tf.Graph().as_default() as graph:
+        image = tf.placeholder(tf.float32, [None, None, None, 3], 'image_input')
+        keep_prob = tf.placeholder(tf.float32, name='keep_prob')
+        tf.nn.dropout(image / 50, rate=1 - keep_prob, name='scores')
+        scores = graph.get_tensor_by_name('scores/SelectV2:0') if 'scores/SelectV2' in {
+            op.name for op in graph.get_operations()} else graph.get_operations()[-1].outputs[0]
+    graph_def = inference_graph(graph.as_graph_def(), scores.name)
+    assert not {'RandomUniform', 'SelectV2', 'Mul'} & {node.op for node in graph_def.node}
+    images = RNG.integers(0, 256, (1, 2, 2, 3), np.uint8)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.import_graph_def(graph_def, name='')
+        found = sess.run('probabilities:0', {'photographs:0': images})
+    assert found == pytest.approx(softmax(images / 50, axis=-1), abs=1e-5)
+
+
+# The formats ------------------------------------------------------------------------------------
+
+def test_a_frozen_graph_of_any_size_with_what_is_to_be_known_of_it(run, capsys):
+    assert call(run, '--format', 'frozen') == 0
+    folder = run / 'exports' / 'frozen'
+    assert 'same class 100' in capsys.readouterr().out
+    about = json.loads((folder / 'export.json').read_text())
+    assert about['classes'] == ['not road', 'road'] and about['road'] == 1
+    assert len(about['palette']) == 2 and about['image_size'] == [40, 72]
+    assert about['checkpoint'] == 'step-000000' and len(about['checkpoint_sha256']) == 64
+    assert about['fixed_size'] is False and about['run_id'] == 'ab12' and 'commit' in about
+    check = about['check']
+    assert check['photographs'] == 3 and check['largest_difference'] < 1e-4
+    assert check['before'] == pytest.approx(check['after'], abs=0.01)
+    assert sorted(path.name for path in folder.iterdir()) == ['export.json', 'frozen.pb']
+
+    picture = RNG.integers(0, 256, (50, 201, 3), np.uint8)
+    with roadseg.load(run) as trained, roadseg.load(folder, runtime='tensorflow') as opened:
+        assert opened.predict(picture) == pytest.approx(trained.predict(picture), abs=1e-3)
+        assert (opened.classes, opened.road) == (('not road', 'road'), 1)
+
+
+def test_the_averages_are_exported(bright, tmp_path):
+    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'new' / 'bright') == 0
+    with runtimes.open_export(tmp_path / 'new' / 'bright', 'tensorflow') as opened:
+        assert opened.run(np.full((1, 8, 8, 3), 255, np.uint8))[..., 1].min() > 0.99
+
+
+SERVE = '''
+import sys
+import tensorflow as tf
+import numpy as np
+model = tf.saved_model.load(sys.argv[1], tags=['serve'])
+answer = model.signatures['serving_default'](photographs=tf.zeros([2, 33, 50, 3], tf.uint8))
+assert list(answer) == ['probabilities'], answer
+values = answer['probabilities'].numpy()
+assert values.shape == (2, 33, 50, 2) and np.allclose(values.sum(-1), 1), values.shape
+'''
+
+
+def test_a_savedmodel_is_served_in_a_process_without_this_project(run, tmp_path):
+    out = tmp_path / 'served'
+    assert call(run, '--format', 'savedmodel', '--out', out) == 0
+    subprocess.run([sys.executable, '-I', '-c', SERVE, str(out)], check=True, cwd=tmp_path,
+                   env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'})
+    with runtimes.open_export(out, 'tensorflow') as opened:
+        assert opened.run(np.zeros((2, 40, 72, 3), np.uint8)).shape == (2, 40, 72, 2)
+
+
+def test_onnx_runs_by_the_ten_lines_of_the_documentation(run, tmp_path):
+    pytest.importorskip('tf2onnx', reason='requirements-export.txt is not installed')
+    pytest.importorskip('onnxruntime', reason='requirements-export.txt is not installed')
+    from roadseg.images import read_image, write_image
+    out, picture = tmp_path / 'onnx', tmp_path / 'photo.png'
+    assert call(run, '--format', 'onnx', '--out', out) == 0
+    write_image(picture, RNG.integers(0, 256, (80, 144, 3), np.uint8))
+    code = textwrap.dedent(export.__doc__.partition('nor this project:')[2])
+    subprocess.run([sys.executable, '-I', '-c', code, str(out), str(picture),
+                    str(tmp_path / 'seen.png')], check=True, cwd=tmp_path)
+    seen = read_image(tmp_path / 'seen.png')
+    palette = json.loads((out / 'export.json').read_text())['palette']
+    assert seen.shape == (40, 72, 3)
+    assert {tuple(colour) for colour in seen.reshape(-1, 3)} <= set(map(tuple, palette))
+    with roadseg.load(run) as trained, \
+            runtimes.open_export(out, 'onnxruntime') as opened:
+        images = RNG.integers(0, 256, (2, 33, 50, 3), np.uint8)
+        expected = softmax(trained.network.run(images[1]), axis=-1)
+        assert opened.run(images)[1] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize('precision', ['none', 'float16', 'dynamic', 'int8'])
+def test_tflite_of_each_precision(run, tmp_path, precision, monkeypatch):
+    # An untrained network is everywhere in between, where a little is enough to change a class.
+    monkeypatch.setitem(export.LIMITS, precision, (0.2, 0.8, 10))
+    out = tmp_path / 'lite'
+    assert call(run, '--format', 'tflite', '--quantize', precision, '--out', out) == 0
+    images = RNG.integers(0, 256, (3, 40, 72, 3), np.uint8)
+    with roadseg.load(run) as trained, runtimes.open_export(out, 'tflite') as opened:
+        found = opened.run(images)
+        expected = softmax(np.stack([trained.network.run(image) for image in images]), axis=-1)
+        assert found.dtype == np.float32
+        tolerance = {'none': 1e-4, 'float16': 0.01}.get(precision, 0.2)
+        assert found == pytest.approx(expected, abs=tolerance)
+        with pytest.raises(InputError, match='takes 40x72 pixels only, found 40x80'):
+            opened.run(np.zeros((1, 40, 80, 3), np.uint8))
+    with pytest.warns(UserWarning, match='deprecated'):
+        interpreter = tf.lite.Interpreter(str(out / 'model.tflite'))
+    kinds = {detail['dtype'] for detail in interpreter.get_tensor_details()}
+    if precision == 'int8':
+        assert np.float32 not in kinds
+        assert interpreter.get_input_details()[0]['dtype'] == np.uint8
+        about = json.loads((out / 'export.json').read_text())
+        assert len(about['calibration']) == 9 and about['output_scale'] == 1 / 256
+    size = (out / 'model.tflite').stat().st_size
+    assert size > 110e3 if precision == 'none' else size < 90e3
+
+
+# The check --------------------------------------------------------------------------------------
+
+def test_an_export_that_differs_is_left_out(bright, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(export.LIMITS, 'none', (-1, 1.1, 0.05))
+    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'out') == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert 'left out: a probability differs by 0.0000, at most -1 is allowed' in lines[-2]
+    assert 'at least 110.0% is expected' in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('change, count', [
+    ({}, 0), ({'largest_difference': float('nan')}, 1), ({'agreement': 0.99}, 1),
+    ({'after': 89.9}, 1), ({'after': 90.5}, 0), ({'after': None}, 1),
+    ({'before': None, 'after': None}, 0)])
+def test_what_is_good(change, count):
+    check = {'largest_difference': 1e-4, 'agreement': 1.0, 'measure': 'MaxF', 'before': 90.0,
+             'after': 89.99, **change}
+    assert len(export.problems_of(check, 'none')) == count
+
+
+def test_a_network_that_says_nan_is_found(bright, data):
+    dataset, _, held_out = export.photographs_of(bright, None)
+    with export.checkpoint_network(bright) as (_, network, _):
+        broken = export._Known(np.full((32, 96, 2), np.nan, np.float32), None, None, None, (32, 96))
+        with np.errstate(invalid='ignore'):
+            check = export.compare_answers(network, broken, dataset, held_out[:1])
+    assert export.problems_of(check, 'int8')
+
+
+# The comparison ---------------------------------------------------------------------------------
+
+def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(bright, tmp_path / 'run')
+    monkeypatch.setattr(export, 'PRECISIONS', {'tflite': ('none', 'int8')})
+    monkeypatch.setitem(runtimes.RUNTIMES, 'tflite', ('tflite',))
+    monkeypatch.setitem(export.LIMITS, 'int8', (-1, 1, 100))        # none is as good
+    monkeypatch.setattr(export, 'ROUNDS', 2)
+    assert call(run, '--compare') == 1
+    result = json.loads((run / 'compare.json').read_text())
+    training, lite, small = result['rows']
+    assert training['format'] == 'training graph' and small['problems'] and 'ms' not in small
+    for row in (training, lite):
+        assert 0 < row['ms'] < 60_000 and row['peak_bytes'] > 30e6
+    assert training['score'] == pytest.approx(lite['score'], abs=0.01)
+    assert lite['bytes'] < training['bytes']
+    text = (run / 'compare.md').read_text()
+    assert text in capsys.readouterr().out and '| tflite         | float32' in text
+    assert sorted(path.name for path in (run / 'exports').iterdir()) == ['tflite']
+
+    content = json.loads((run / 'exports/tflite/export.json').read_text())
+    content['checkpoint_sha256'] = '0' * 64
+    (run / 'exports/tflite/export.json').write_text(json.dumps(content))
+    assert call(run, '--compare') == 2
+    assert 'move it away' in error_of(capsys)
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('arguments, message', [
+    ([], 'name one of --format and --compare'),
+    (['--format', 'frozen', '--compare'], 'name one of'),
+    (['--compare', '--quantize', 'int8'], 'leave out'),
+    (['--format', 'frozen', '--quantize', 'int8'],
+     '--format frozen goes with --quantize none only; --quantize int8 is there for --format '
+     'tflite')])
+def test_options_that_do_not_go_together(bright, capsys, arguments, message):
+    assert call(bright, *arguments) == 2
+    assert message in error_of(capsys)
+
+
+def test_no_run_and_no_checkpoint(bright, tmp_path, capsys):
+    assert call(tmp_path / 'none', '--format', 'frozen') == 2
+    assert 'options.json' in error_of(capsys)
+    copy = shutil.copytree(bright, tmp_path / 'copy')
+    shutil.rmtree(copy / 'checkpoints')
+    assert call(copy, '--format', 'frozen') == 2
+    assert 'no last checkpoint' in error_of(capsys)
+
+
+def test_the_photographs_have_been_moved(bright, data, tmp_path, capsys):
+    assert call(bright, '--format', 'tflite', '--quantize', 'int8', '--data-dir',
+                tmp_path / 'gone') == 2
+    assert '--data-dir' in error_of(capsys)
+    copy = shutil.copytree(bright, tmp_path / 'copy')
+    (copy / 'photographs.json').write_text('{"training": ["data_road/a.png"], "validation": []}')
+    assert call(copy, '--format', 'frozen') == 2
+    assert '1 of 1 photographs are not in' in (line := error_of(capsys)) and '--data-dir' in line
+
+
+def test_a_place_that_is_taken_or_no_folder(bright, tmp_path, capsys):
+    (tmp_path / 'file').write_text('x')
+    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'file') == 2
+    assert 'is there already' in error_of(capsys)
+    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'file' / 'below') == 2
+    assert 'a file stands where a folder should' in error_of(capsys)
+    assert (tmp_path / 'file').read_text() == 'x'
+
+
+@pytest.mark.parametrize('form', ['frozen', 'savedmodel', 'tflite'])
+def test_a_full_disk_leaves_nothing(run, tmp_path, capsys, form):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code = call(run, '--format', form, '--out', tmp_path / 'out')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line = error_of(capsys)
+    assert code == 2 and 'cannot write' in line and 'too large' in line
+    assert not list(tmp_path.iterdir())
