@@ -10,25 +10,29 @@ trained with `--split kfold:K:0`, `kfold:K:1` and so on are pooled with `--split
 photograph is then scored by the network that has not seen it.
 """
 import argparse
+import errno
 import io
+import os
 import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import imageio.v3 as imageio
+import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
-from roadseg.commands import Parser, factors, run_command
-from roadseg.datasets import catalogue, cityscapes
+from roadseg.commands import Parser, factors, run_command, typed
+from roadseg.datasets import catalogue, cityscapes, splits
 from roadseg.errors import InputError
-from roadseg.files import write_json, write_whole
+from roadseg.files import write_error, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.inference import Network, averaged_weights
-from roadseg.scoring import bev, page, score
-from roadseg.training import checkpoints, device
+from roadseg.scoring import bev, page, road, score
+from roadseg.training import checkpoints, device, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import read_options
@@ -63,6 +67,7 @@ def opened(run, args):
                 options['flip_test'] if args.flip_test is None else args.flip_test)
         except KeyError as error:
             raise InputError(f'{path} is of another model: {error.args[0]}') from error
+        preflight.check_prediction(network)
         with averaged_weights(sess):
             yield path.name, network
 
@@ -81,9 +86,12 @@ def open_dataset(run, data_dir):
         InputError: it is not there.
     """
     options = complete(read_options(run), run)
-    dataset = catalogue.load(options['dataset'], data_dir or options['data_dir'],
-                             options['classes'], strict=False)
-    return dataset, options
+    folder = options['data_dir'] if data_dir is None else data_dir
+    if not os.path.isdir(folder):       # which would be downloaded or drawn there
+        raise InputError(f"there is no folder {folder}{' here' * (not os.path.isabs(folder))}, "
+                         f"where the data of {run} {'lay' if data_dir is None else 'should be'}; "
+                         'name it with --data-dir')
+    return catalogue.load(options['dataset'], folder, options['classes'], strict=False), options
 
 
 def frames_of(split, trained_split, dataset, run):
@@ -107,6 +115,7 @@ def frames_of(split, trained_split, dataset, run):
     if split == 'all':
         chosen = dataset.labelled
     elif split.startswith('kfold:') and split.count(':') == 1:
+        splits.check_split(f'{split}:0', (dataset.default_split,))
         if not trained_split.startswith(split + ':'):
             raise InputError(f'{run} was trained with --split {trained_split}; {split} takes '
                              f'runs trained with --split {split}:0, {split}:1 and so on')
@@ -120,53 +129,86 @@ def frames_of(split, trained_split, dataset, run):
     return split, chosen
 
 
-def read_calibrations(images):
+def read_calibrations(images, dataset):
     """Reads the calibration of those photographs that have one in `calib/`, and says how many.
 
     Args:
         images: paths in `image_2/`.
+        dataset: `Dataset` of theirs.
 
     Returns:
         dict from name to `bev.Calibration`.
 
     Raises:
-        InputError: none has one, or one is malformed.
+        InputError: none has one, one is malformed, or the measures are not those of road.
     """
+    if dataset.measures is not road:
+        raise InputError("the bird's-eye view is scored for road and not road alone; "
+                         f'{dataset.title} has {len(dataset.classes)} classes, leave --bev out')
     paths = {image.stem: image.parents[1] / 'calib' / f'{image.stem}.txt' for image in images}
     missing = [path for path in paths.values() if not path.exists()]
     if len(missing) == len(paths):
         raise InputError(f'none of {len(paths)} photographs has a calibration: {missing[0]} and '
-                         "so on are missing; KITTI's data_road.zip has them all")
+                         f"so on are missing; KITTI's data_road.zip has them all, and other data "
+                         "sets have no bird's-eye view")
     if missing:
         print(f"warning: bird's-eye view without {len(missing)} of {len(paths)} photographs, "
               f'whose calibration is missing, the first being {missing[0]}', file=sys.stderr)
     return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
 
 
-def evaluate(run, args):
-    """Scores a run, and writes `evaluation.json`, pictures and page.
+class Task(NamedTuple):
+    """What it takes to score a run."""
+    run: Path
+    dataset: object         # `Dataset`
+    split: str              # name
+    pairs: list             # (image, label) paths
+    calibrations: dict      # from name to `bev.Calibration`, or None
+
+
+def prepare(run, args):
+    """Finds what it takes to score a run, before the minutes that scoring takes.
 
     Args:
         run: folder.
         args: namespace of the command.
 
     Returns:
-        (what `score.score` returns, `Dataset`).
+        `Task`.
 
     Raises:
         InputError: no run, no checkpoint, no labelled photograph.
     """
-    run = Path(run)
     dataset, options = open_dataset(run, args.data_dir)
     split, pairs = frames_of(args.split, options['split'] or dataset.default_split, dataset, run)
-    calibrations = read_calibrations([image for image, _ in pairs]) if args.bev else None
+    calibrations = None
+    if args.bev:
+        calibrations = read_calibrations([image for image, _ in pairs], dataset)
+    checkpoints.candidates(run, args.checkpoint)
+    return Task(Path(run), dataset, split, pairs, calibrations)
+
+
+def evaluate(task, args):
+    """Scores a run, and writes `evaluation.json`, pictures and page.
+
+    Args:
+        task: `Task`.
+        args: namespace of the command.
+
+    Returns:
+        What `score.score` returns.
+
+    Raises:
+        InputError: no whole checkpoint, or an unreadable photograph or label.
+    """
+    run, dataset, split, pairs, calibrations = task
     with opened(run, args) as (checkpoint, network):
         samples = read_ahead(tqdm(pairs, 'scoring', leave=False, disable=None),
                              dataset.read_label)
         result = score.score(network, dataset, samples, run / 'validation', calibrations)
     write_json(run / 'evaluation.json', score.summary(result, dataset, checkpoint, split, network))
     page.write_page(run)
-    return result, dataset
+    return result
 
 
 def check_comparable(runs):
@@ -174,8 +216,11 @@ def check_comparable(runs):
     options = [complete(read_options(run), run) for run in runs]
     for name in COMPARED:
         values = [of_run[name] for of_run in options]
+        if name == 'classes':       # the data set's own may be given, or not
+            values = [value or catalogue.CLASSES[of_run['dataset']]
+                      for value, of_run in zip(values, options)]
         if any(value != values[0] for value in values):
-            what = '; '.join(f'{run}: {value}' for run, value in zip(runs, values))
+            what = '; '.join(f'{run}: {typed(value)}' for run, value in zip(runs, values))
             if name in ('dataset', 'classes'):
                 raise InputError(f'runs of several data sets make no mean: --{name} is {what}')
             print(f"warning: the runs differ in --{name.replace('_', '-')}: {what}",
@@ -198,6 +243,11 @@ def write_submission(run, args):
     Raises:
         InputError: photographs or calibrations are missing, or the data set has no server.
     """
+    target = Path(args.submission)
+    if target.is_dir() or not target.parent.is_dir():
+        raise write_error(target, IsADirectoryError(errno.EISDIR, '') if target.is_dir() else
+                          FileNotFoundError(errno.ENOENT, ''), 'name a file in a folder that is '
+                          'there')
     dataset, _ = open_dataset(run, args.data_dir)
     if not dataset.tests:
         raise InputError(f'{dataset.title} has no test photographs in '
@@ -231,10 +281,10 @@ def kitti_encoder(dataset):
                          + "; KITTI's data_road.zip has them all")
     for image in dataset.tests:
         category, _, number = image.stem.partition('_')
-        if category not in dataset.groups or not number.isdigit():
+        if category not in dataset.groups or not (number.isascii() and number.isdigit()):
             raise InputError(f"{image}: KITTI's server takes no such name, expected one such as "
                              'um_000012.png')
-    calibrations = read_calibrations(dataset.tests)
+    calibrations = read_calibrations(dataset.tests, dataset)
 
     def encode(image, prediction):
         seen, _ = bev.to_bev(dataset.measures.confidence(prediction), calibrations[image.stem])
@@ -245,6 +295,8 @@ def kitti_encoder(dataset):
 
 def cityscapes_encoder(dataset):
     """Returns a function of (image path, prediction) that gives (name, label ids)."""
+    cityscapes.to_label_ids(np.zeros((1, 1), np.uint8), len(dataset.classes))    # raises early
+
     def encode(image, prediction):
         numbers = dataset.measures.decide(prediction)
         return image.name, cityscapes.to_label_ids(numbers, len(dataset.classes))
@@ -258,20 +310,21 @@ def main(argv=None):
                     description='Scores a run with the measures of its data set.')
     add = parser.add_argument
     add('runs', nargs='+', metavar='RUN', type=Path, help='folder runs/<date-time>')
-    add('--split', help='a split of the data set, all, or kfold:K of runs trained on each fold '
-                        '(default: what the run held out)')
+    add('--split', metavar='SPLIT',
+        help='photographs to score: a split of the data set, all, or kfold:K of runs trained on '
+             'each fold; by default those that the run held out')
     add('--bev', action='store_true',
         help="score the bird's-eye view, too, as the KITTI server does")
     add('--checkpoint', choices=('last', 'best'), default='last',
-        help='best: of the epoch with the highest validation score, which flatters the score on '
-             'the split it was chosen by')
+        help='which one to score: best is that of the epoch with the highest validation score, '
+             'which flatters the score on the split it was chosen by')
     add('--test-scale', type=factors, default=None, metavar='FACTOR[,FACTOR...]',
-        help='predict at this size relative to that of the training; of several, the mean '
-             '(default: as in the training)')
+        help='predict at this size relative to that of the training; of several, the mean; by '
+             'default as in the training')
     add('--flip-test', action=argparse.BooleanOptionalAction, default=None,
-        help='average with the mirrored photographs (default: as in the training)')
+        help='average with the mirrored photographs; by default as in the training')
     add('--data-dir', default=None, metavar='DIR',
-        help='holds the data set (default: as in the training)')
+        help='holds the data set; by default where it lay in the training')
     add('--submission', metavar='FILE.zip', default=None,
         help='write what the server of KITTI Road or Cityscapes takes of the test photographs '
              'instead')
@@ -282,8 +335,8 @@ def main(argv=None):
         print(f'wrote {write_submission(args.runs[0], args)} files into {args.submission}')
         return
     check_comparable(args.runs)
-    results = [evaluate(run, args) for run in args.runs]
-    print(score.tables([result for result, _ in results], results[0][1]))
+    tasks = [prepare(run, args) for run in args.runs]
+    print(score.tables([evaluate(task, args) for task in tasks], tasks[0].dataset))
 
 
 if __name__ == '__main__':

@@ -1,35 +1,40 @@
 """The evaluation command, from a trained run to its table and the server's archive."""
 import io
 import json
+import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import helper
 import main
-from roadseg import evaluate, metrics, scoring, synthetic, vgg16
-from roadseg.run_folder import read_log
+from conftest import save_tiny_vgg
+from roadseg import evaluate
+from roadseg.commands import run_command
+from roadseg.datasets import demo, kitti
+from roadseg.training import preflight
+from roadseg.training.run_folder import read_log
 
 OPTIONS = ('--image-size', '32x96', '--epochs', '2', '--batch-size', '2', '--warmup', '5',
-           '--learning-rate', '1e-2')
+           '--learning-rate', '1e-2', '--precision', 'float32', '--freeze-blocks', '0')
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data')
-    synthetic.write_kitti(folder, train=18, test=3, held_out=2, size=(94, 310))
-    vgg16.save(vgg16.random_weights(width_divisor=32, fc_width=16, fc_kernel=3),
-               vgg16.torch_input, folder / 'vgg')
+    demo.write_scenes(folder, train=18, test=3, held_out=2, size=(94, 310))
+    save_tiny_vgg(folder / 'vgg', fc_width=16)
     return folder
 
 
 def train(data, runs, *arguments):
-    assert main.main(['--data-dir', str(data), '--runs-dir', str(runs), *OPTIONS, *arguments]) == 0
-    return next(runs.iterdir())
+    assert run_command(main.main, ['--data-dir', str(data), '--runs-dir', str(runs), *OPTIONS,
+                                   *arguments]) == 0
+    return next(path for path in runs.iterdir() if path.is_dir())
 
 
 @pytest.fixture(scope='module')
@@ -37,16 +42,49 @@ def run(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp('runs'))
 
 
-def error_of(capsys):
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith('error: ')
+@pytest.fixture(scope='module')
+def seven(data, tmp_path_factory):
+    """A run of seven classes, in the layout of a folder of one's own."""
+    folder = demo.write_scenes(tmp_path_factory.mktemp('seven'), train=12, test=3, held_out=1,
+                               size=(47, 155), num_classes=7)
+    return train(folder, tmp_path_factory.mktemp('runs'), '--dataset', 'folder', '--epochs', '1',
+                 '--encoder', str(data / 'vgg'), '--max-steps', '2')
+
+
+def evaluated(*arguments):
+    """Exit code of the command."""
+    return run_command(evaluate.main, list(map(str, arguments)))
+
+
+def error_of(capsys, *arguments):
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    assert evaluated(*arguments) == 2
+    text = capsys.readouterr().err
+    lines = text.splitlines()
+    assert lines[-1].startswith('error: ') and 'Traceback' not in text
     return lines[-1]
 
 
+def copy_of(run, folder, **options):
+    """A copy of a run, whose options say something else."""
+    copy = Path(shutil.copytree(run, folder))
+    content = json.loads((copy / 'options.json').read_text())
+    content['options'].update(options)
+    (copy / 'options.json').write_text(json.dumps(content))
+    return copy
+
+
+def pictured(run):
+    return json.loads((run / 'evaluation.json').read_text())
+
+
+# Scores ---------------------------------------------------------------------------------------
+
 def test_evaluation_repeats_what_the_training_said(run, capsys):
-    before = json.loads((run / 'evaluation.json').read_text())
-    assert evaluate.main([str(run)]) == 0
-    after = json.loads((run / 'evaluation.json').read_text())
+    before = pictured(run)
+    assert evaluated(run) == 0
+    after = pictured(run)
     assert before['split'] == after['split'] == 'val3'
     assert len(after['frames']) == 6
     for category in ('um', 'umm', 'uu', 'URBAN'):
@@ -73,34 +111,176 @@ def test_training_leaves_scalars_pictures_and_the_graph_for_tensorboard(run):
     assert picture.shape == (3 * 194, 640, 3)       # 94 x 310, widened to 640, one above the other
 
 
-def test_all_photographs_are_scored_with_a_warning(run, capsys):
-    assert evaluate.main([str(run), '--split', 'all']) == 0
-    assert 'was trained on 12 of these 18' in capsys.readouterr().err
-
-
-def test_birds_eye_view_is_scored_and_kept(run, capsys):
-    assert evaluate.main([str(run), '--bev']) == 0
-    assert "bird's-eye view" in capsys.readouterr().out
-    content = json.loads((run / 'evaluation.json').read_text())
-    assert content['bev']['frames'] == 6
+def test_all_photographs_are_scored_in_both_views_with_a_warning(run, capsys):
+    assert evaluated(run, '--split', 'all', '--bev') == 0
+    printed = capsys.readouterr()
+    assert 'was trained on 12 of these 18' in printed.err
+    assert "18 photographs, bird's-eye view" in printed.out
+    content = pictured(run)
+    assert content['split'] == 'all' and content['bev']['frames'] == 18
     assert content['bev']['scores']['URBAN'] != content['scores']['URBAN']
-    assert "bird" in (run / 'index.html').read_text()
+    assert 'bird' in (run / 'index.html').read_text()
 
+
+def test_size_and_mirroring_can_be_other_than_in_the_training(run):
+    assert evaluated(run) == 0
+    before = pictured(run)
+    assert evaluated('--flip-test', '--test-scale', '1,1.5', run) == 0
+    after = pictured(run)
+    assert after['test_scale'] == [1, 1.5] and after['flip_test'] is True
+    assert after['loss'] != before['loss']
+    assert evaluated(run) == 0
+    assert pictured(run)['test_scale'] == [1] and pictured(run)['flip_test'] is False
+    assert pictured(run)['loss'] == pytest.approx(before['loss'])
+
+
+def test_several_classes_are_scored_by_their_names(seven, capsys):
+    assert evaluated(seven, '--split', 'kfold:3:1') == 0
+    printed = capsys.readouterr()
+    assert 'mIoU' in printed.out and 'road' in printed.out and 'photographs' in printed.err
+    content = pictured(seven)
+    assert len(content['detail']['confusion']) == 7 and content['split'] == 'kfold:3:1'
+
+
+# Several runs ---------------------------------------------------------------------------------
+
+def test_folds_are_pooled_over_their_runs(run, tmp_path, capsys):
+    folds = [copy_of(run, tmp_path / str(fold), split=f'kfold:2:{fold}') for fold in range(2)]
+    assert evaluated(*folds, '--split', 'kfold:2') == 0
+    printed = capsys.readouterr()
+    assert '18 photographs, perspective' in printed.out
+    assert 'was trained on' not in printed.err and 'differ' not in printed.err
+    losses = [pictured(fold)['loss'] for fold in folds]
+    assert min(losses) < float(printed.out.split('cross entropy ')[1].split(',')[0]) < max(losses)
+
+
+def test_runs_of_several_seeds_give_mean_and_deviation_and_their_differences_are_named(
+        run, tmp_path, capsys):
+    other = copy_of(run, tmp_path / 'other', epochs=7, image_size=[32, 96])
+    assert evaluated(run, other) == 0
+    printed = capsys.readouterr()
+    assert 'mean of 2 runs' in printed.out and 'sample standard deviation' in printed.out
+    differing = [line for line in printed.err.splitlines() if 'differ' in line]
+    assert differing == [f'warning: the runs differ in --epochs: {run}: 2; {other}: 7']
+
+
+def test_runs_of_several_data_sets_are_refused(run, seven, tmp_path, capsys):
+    message = error_of(capsys, run, seven)
+    assert '--dataset is' in message and f'{run}: kitti' in message and f'{seven}: folder' in message
+    # two classes are KITTI's own
+    typed = copy_of(run, tmp_path / 'typed', classes=2)
+    assert evaluated(run, typed, '--split', 'kfold:5') == 2
+    assert 'several data sets' not in capsys.readouterr().err
+
+
+def test_every_run_is_looked_at_before_the_first_is_scored(run, seven, tmp_path, capsys):
+    """Which takes minutes."""
+    whole = copy_of(run, tmp_path / 'whole')
+    before = (whole / 'evaluation.json').stat().st_mtime_ns
+    empty = copy_of(run, tmp_path / 'empty')
+    shutil.rmtree(empty / 'checkpoints')
+    assert 'no last checkpoint' in error_of(capsys, whole, empty)
+    other = copy_of(run, tmp_path / 'other', split='kfold:2:1')
+    assert 'was trained with --split val3' in error_of(capsys, other, whole, '--split', 'kfold:2')
+    assert (whole / 'evaluation.json').stat().st_mtime_ns == before
+
+
+# Splits ---------------------------------------------------------------------------------------
+
+def test_a_run_that_was_not_trained_for_the_folds(run, capsys):
+    assert 'was trained with --split val3' in error_of(capsys, run, '--split', 'kfold:3')
+
+
+@pytest.mark.parametrize('split', ['val', 'test', 'held-out', '', 'kfold:²:1', 'kfold:2:2',
+                                   f"kfold:{'9' * 400}", 'tail:inf', 'kfold', 'All', 'kfold:x'])
+def test_a_split_that_the_data_set_lacks(run, capsys, split):
+    message = error_of(capsys, run, '--split', split)
+    assert split[:20] in message and ('val3, search, kfold:K:I' in message
+                                      or 'was trained with' in message)
+    assert len(message) < 400
+
+
+# Bad folders ----------------------------------------------------------------------------------
 
 def test_missing_calibration_is_told(run, data, tmp_path, capsys):
     copy = tmp_path / 'data'
     shutil.copytree(data, copy)
     for path in sorted((copy / 'data_road/training/calib').glob('*.txt'))[1:]:
         path.unlink()
-    assert evaluate.main([str(run), '--data-dir', str(copy), '--bev', '--split', 'all']) == 0
+    assert evaluated(run, '--data-dir', copy, '--bev', '--split', 'all') == 0
     assert 'without 17 of 18 photographs' in capsys.readouterr().err
-    assert evaluate.main([str(run), '--data-dir', str(copy), '--bev']) == 2
-    assert 'none of 6 photographs has a calibration' in error_of(capsys)
+    message = error_of(capsys, run, '--data-dir', copy, '--bev')
+    assert 'none of 6 photographs has a calibration' in message
 
+
+def test_malformed_calibration(run, data, tmp_path, capsys):
+    copy = tmp_path / 'data'
+    shutil.copytree(data, copy)
+    path = copy / 'data_road/training/calib/um_000079.txt'
+    path.write_text(path.read_text().replace('R0_rect', 'R1_rect'))
+    assert 'um_000079.txt' in error_of(capsys, run, '--data-dir', copy, '--bev')
+
+
+def test_birds_eye_view_is_of_road_in_photographs_with_a_camera(seven, tmp_path, capsys):
+    """Calibrations beside photographs of seven classes do not make one either."""
+    message = error_of(capsys, seven, '--bev')
+    assert '--bev' in message and 'road' in message and '7 classes' in message
+
+
+def test_bad_folders(run, data, tmp_path, capsys, monkeypatch, nowhere):
+    monkeypatch.setattr(kitti, 'URL', nowhere)
+    assert 'options.json' in error_of(capsys, tmp_path)
+    empty = tmp_path / 'empty'
+    (empty / 'data_road/training/image_2').mkdir(parents=True)
+    assert 'holds 0 training photographs' in error_of(capsys, run, '--data-dir', empty)
+    unlabelled = tmp_path / 'unlabelled'
+    shutil.copytree(data, unlabelled)
+    labels = unlabelled / 'data_road/training/gt_image_2'
+    for path in sorted(labels.iterdir())[1:]:
+        path.unlink()
+    assert 'have no road label' in error_of(capsys, run, '--data-dir', unlabelled)
+    shutil.rmtree(labels)
+    assert 'holds 0 road labels' in error_of(capsys, run, '--data-dir', unlabelled)
+    stripped = copy_of(run, tmp_path / 'stripped')
+    shutil.rmtree(stripped / 'checkpoints')
+    assert 'no last checkpoint' in error_of(capsys, stripped)
+
+
+def test_data_that_have_moved_are_asked_for_and_not_downloaded(run, tmp_path, capsys, monkeypatch,
+                                                               nowhere):
+    """As where the command is called from another folder than the training."""
+    monkeypatch.setattr(kitti, 'URL', nowhere)
+    moved = copy_of(run, tmp_path / 'moved', data_dir='data')
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((), ('--data-dir', 'tpyo')):
+        message = error_of(capsys, moved, *arguments)
+        assert (arguments[-1] if arguments else 'data') in message and '--data-dir' in message
+        assert nowhere not in message
+    assert [path.name for path in tmp_path.iterdir()] == ['moved']
+
+
+def test_a_test_scale_beyond_the_memory_is_refused(run, capsys, monkeypatch):
+    monkeypatch.setattr(preflight, 'available_memory', lambda sess: 2**28 + 2**20)
+    message = error_of(capsys, run, '--test-scale', '1,8')
+    assert 'out of memory' in message and '--test-scale 8' in message
+
+
+@pytest.mark.parametrize('argv', [
+    ['--test-scale', '100'], ['--test-scale', '²'], ['--test-scale', 'inf'],
+    ['--checkpoint', 'first'], ['--bach'], []])
+def test_bad_command_lines(capsys, argv):
+    with pytest.raises(SystemExit) as leaving:
+        evaluated(*(['run', *argv] if argv else []))
+    assert leaving.value.code == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith('error: ') and 'see python -m roadseg.evaluate --help' in error
+
+
+# Submissions ----------------------------------------------------------------------------------
 
 def test_submission_has_the_names_and_sizes_that_the_server_takes(run, tmp_path, capsys):
     target = tmp_path / 'submission.zip'
-    assert evaluate.main([str(run), '--submission', str(target)]) == 0
+    assert evaluated(run, '--submission', target) == 0
     with zipfile.ZipFile(target) as archive:
         assert sorted(archive.namelist()) == [
             'um_road_000000.png', 'umm_road_000000.png', 'uu_road_000000.png']
@@ -115,124 +295,31 @@ def test_submission_names_missing_calibrations_and_writes_nothing(run, data, tmp
     shutil.copytree(data, copy)
     (copy / 'data_road/testing/calib/umm_000000.txt').unlink()
     target = tmp_path / 'submission.zip'
-    assert evaluate.main([str(run), '--data-dir', str(copy), '--submission', str(target)]) == 2
-    error = error_of(capsys)
+    error = error_of(capsys, run, '--data-dir', copy, '--submission', target)
     assert '1 of 3 are missing' in error and 'umm_000000' in error
     assert not target.exists()
 
 
-def test_folds_are_pooled_over_their_runs(data, tmp_path, capsys):
-    runs = [train(data, tmp_path / str(fold), '--split', f'kfold:2:{fold}', '--epochs', '1')
-            for fold in range(2)]
-    capsys.readouterr()
-    assert evaluate.main([*map(str, runs), '--split', 'kfold:2']) == 0
-    printed = capsys.readouterr()
-    assert '18 photographs, perspective' in printed.out and 'warning' not in printed.err
-
-
-def test_run_that_was_not_trained_for_the_folds(run, capsys):
-    assert evaluate.main([str(run), '--split', 'kfold:3']) == 2
-    assert 'was trained with --split val3' in error_of(capsys)
-
-
-def test_bad_folders(run, data, tmp_path, capsys):
-    assert evaluate.main([str(tmp_path)]) == 2
-    assert 'options.json' in error_of(capsys)
-    empty = tmp_path / 'empty'
-    (empty / 'data_road/training/image_2').mkdir(parents=True)
-    assert evaluate.main([str(run), '--data-dir', str(empty)]) == 2
-    assert 'no .png file' in error_of(capsys)
-    unlabelled = tmp_path / 'unlabelled'
-    shutil.copytree(data, unlabelled)
-    shutil.rmtree(unlabelled / 'data_road/training/gt_image_2')
-    assert evaluate.main([str(run), '--data-dir', str(unlabelled)]) == 2
-    assert 'have no road label' in error_of(capsys)
-    stripped = shutil.copytree(run, tmp_path / 'stripped')
-    shutil.rmtree(stripped / 'checkpoints')
-    assert evaluate.main([str(stripped)]) == 2
-    assert 'no last checkpoint' in error_of(capsys)
-
-
-def test_malformed_calibration(run, data, tmp_path, capsys):
+@pytest.mark.parametrize('name', ['street.png', 'um_12b.png', 'um_²²².png', 'bike_000000.png'])
+def test_submission_of_other_names_is_refused(run, data, tmp_path, capsys, name):
     copy = tmp_path / 'data'
     shutil.copytree(data, copy)
-    path = copy / 'data_road/training/calib/um_000079.txt'
-    path.write_text(path.read_text().replace('R0_rect', 'R1_rect'))
-    assert evaluate.main([str(run), '--data-dir', str(copy), '--bev']) == 2
-    assert 'um_000079.txt' in error_of(capsys)
+    for kind, suffix in (('image_2', '.png'), ('calib', '.txt')):
+        place = copy / 'data_road/testing' / kind
+        (place / f'um_000000{suffix}').rename(place / (name[:-4] + suffix))
+    error = error_of(capsys, run, '--data-dir', copy, '--submission', tmp_path / 'a.zip')
+    assert name in error and 'um_000012.png' in error
 
 
-# scoring, without a network
-
-class Painter(scoring.Network):
-    """Sees road where a photograph is brighter than 127, with that confidence."""
-
-    def look(self, photograph):
-        return np.float32(photograph[..., 0]) / 255
-
-
-def test_scores_of_a_network_that_is_known():
-    classes = np.array([[1, 1, 0, 0, helper.IGNORED]], np.uint8)
-    photograph = np.zeros((1, 5, 3), np.uint8)
-    photograph[0, :, 0] = 255, 102, 153, 0, 255
-    painter = Painter(*[None] * 4, (1, 5))
-    result = scoring.score(painter, [('um_000001', photograph, classes)])
-    assert result['loss'] == pytest.approx(-np.log(0.4) * 2 / 4, rel=1e-5)
-    urban = metrics.measures_by_category(result['histograms'])['URBAN']
-    assert urban['F1'] == pytest.approx(50) and urban['IoU'] == pytest.approx(100 / 3)
-    assert urban['MaxF'] == pytest.approx(80)      # at 0.4: two of two, and one that is none
+@pytest.mark.parametrize('target', ['there', 'nowhere/a.zip', 'file/a.zip', ''])
+def test_submission_that_cannot_be_written_is_refused_at_once(run, tmp_path, capsys, target):
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'file').write_text('')
+    error = error_of(capsys, run, '--submission', os.path.join(tmp_path, target))
+    assert str(tmp_path / target) in error and 'cannot write' in error
 
 
-def test_confidence_of_a_half_is_128():
-    probabilities = np.array([[0, 0.4999, 0.5, 1]])
-    assert scoring.confidence(probabilities).tolist() == [[0, 127, 128, 255]]
-
-
-def test_runs_on_the_same_photographs_give_mean_and_sample_standard_deviation():
-    """Two runs find 3 and 1 of 4 road pixels and nothing else: F1 is 6/7 and 2/5."""
-    def run(hits):
-        histogram = np.zeros((2, 256), np.int64)
-        histogram[0, 0], histogram[1, 255], histogram[1, 0] = 96, hits, 4 - hits
-        return {'histograms': {'um_000001': histogram}, 'bev_histograms': {}, 'loss': hits / 10,
-                'ms_per_image': 5.0}
-
-    lines = scoring.text([run(3), run(1)]).splitlines()
-    first, second = 600 / 7, 40
-    assert lines[0] == '1 photographs, perspective, per cent, mean of 2 runs'
-    urban = [line.split() for line in lines if line.startswith('URBAN')]
-    assert [float(row[1]) for row in urban] == [
-        pytest.approx((first + second) / 2, abs=0.01),
-        pytest.approx((first - second) / 2 ** 0.5, abs=0.01)]
-    assert 'MaxF of the runs: 85.71, 40.00' in lines
-    assert lines[-1].startswith('cross entropy 0.2000')
-
-
-def test_runs_that_share_a_part_of_their_photographs_are_an_error():
-    frame = np.ones((2, 256), np.int64)
-    results = [{'histograms': dict.fromkeys(names, frame), 'bev_histograms': {}, 'loss': 0.1,
-                'ms_per_image': 5.0} for names in (('um_000001', 'um_000002'), ('um_000002',))]
-    with pytest.raises(helper.InputError, match='share some'):
-        scoring.text(results)
-
-
-def test_size_and_mirroring_can_be_other_than_in_the_training(run, capsys):
-    def pictured():
-        return json.loads((run / 'evaluation.json').read_text())
-
-    assert evaluate.main([str(run)]) == 0
-    before = pictured()
-    assert evaluate.main(['--flip-test', '--test-scale', '1,1.5', str(run)]) == 0
-    after = pictured()
-    assert after['test_scale'] == [1, 1.5] and after['flip_test'] is True
-    assert after['loss'] != before['loss']
-    page = (run / 'index.html').read_text()
-    assert 'seen at 1 and 1.5 times' in page and 'mirrored' in page
-    assert evaluate.main([str(run)]) == 0
-    assert pictured()['test_scale'] == [1] and pictured()['flip_test'] is False
-    assert pictured()['loss'] == pytest.approx(before['loss'])
-    assert 'seen at' not in (run / 'index.html').read_text()
-
-
-def test_nothing_to_score_is_an_error():
-    with pytest.raises(helper.InputError, match='no labelled photograph'):
-        scoring.score(None, [])
+def test_submission_of_a_data_set_without_a_server_is_refused(seven, run, tmp_path, capsys):
+    error = error_of(capsys, seven, '--submission', tmp_path / 'a.zip')
+    assert 'no server' in error and 'KITTI Road and Cityscapes' in error
+    assert '--submission takes one run' in error_of(capsys, run, run, '--submission', 'a.zip')
