@@ -26,7 +26,7 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from roadseg.commands import Parser, factors, run_command, typed
-from roadseg.datasets import catalogue, cityscapes, splits
+from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
 from roadseg.files import write_error, write_json, write_whole
 from roadseg.images import read_image
@@ -115,7 +115,7 @@ def frames_of(split, trained_split, dataset, run):
     if split == 'all':
         chosen = dataset.labelled
     elif split.startswith('kfold:') and split.count(':') == 1:
-        splits.check_split(f'{split}:0', (dataset.default_split,))
+        dataset.split(f'{split}:0')     # raises, where K is no number of folds
         if not trained_split.startswith(split + ':'):
             raise InputError(f'{run} was trained with --split {trained_split}; {split} takes '
                              f'runs trained with --split {split}:0, {split}:1 and so on')
