@@ -1,71 +1,79 @@
-"""Steps per second with real batches against the same step fed one constant batch.
+"""Photographs a second that are read, zoomed, mirrored and coloured for training, by threads.
 
     python benchmarks/input_pipeline.py --data-dir data
+    python benchmarks/input_pipeline.py --draw 12 --seconds 3      without data
 
-Blocks of steps alternate between the two, so that a machine that changes its speed does so for
-both. A ratio of 1 means that the step never waits for its input.
+Of photographs in memory, as in all epochs but the first, and of such as are read from their files
+each time. Threads beyond the processors are shown to do no harm. CPU time tells what a photograph
+costs where other work keeps the machine busy: so many a second is what one thread would do alone.
 """
 import argparse
 import itertools
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import tensorflow.compat.v1 as tf
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import helper       # noqa: E402
-import main         # noqa: E402
-from roadseg import augment, checkpoints        # noqa: E402
+from roadseg.commands import image_size, number     # noqa: E402
+from roadseg.datasets import demo, kitti        # noqa: E402
+from roadseg.threads import processors      # noqa: E402
+from roadseg.training import augment, pipeline      # noqa: E402
+from roadseg.training.options import build_parser       # noqa: E402
+
+
+def photographs_per_second(get_batches_fn, batch_size, seconds):
+    """Counts photographs of as many epochs as it takes, the first epoch left out.
+
+    Returns:
+        (photographs a second, photographs a second of CPU time).
+    """
+    for _ in get_batches_fn(batch_size):        # fills the memory
+        pass
+    began, began_work, count = time.perf_counter(), time.process_time(), 0
+    for images, _ in itertools.chain.from_iterable(
+            get_batches_fn(batch_size) for _ in itertools.count()):
+        count += len(images)
+        elapsed = time.perf_counter() - began
+        if elapsed > seconds:
+            return count / elapsed, count / (time.process_time() - began_work)
 
 
 def command():
-    defaults = main.build_parser().parse_args([])
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--data-dir', default='data', help='holds data_road/ and vgg/')
-    parser.add_argument('--image-size', type=main.image_size, default=defaults.image_size)
-    parser.add_argument('--batch-size', type=int, default=defaults.batch_size)
-    parser.add_argument('--blocks', type=int, default=10, help='of each kind')
-    parser.add_argument('--steps', type=int, default=15, help='in a block')
+    defaults = build_parser().parse_args([])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', default='data', help='holds data_road/')
+    parser.add_argument('--draw', type=number(int, 3, 3000), metavar='N',
+                        help="draw so many scenes of KITTI's size instead")
+    parser.add_argument('--image-size', type=image_size, default=defaults.image_size)
+    parser.add_argument('--batch-size', type=number(int, 1, 4096), default=1)
+    parser.add_argument('--seconds', type=number(float, 0.1, 600), default=5, help='of each row')
+    parser.add_argument('--photographs', type=number(int, 1, 10**6), default=48,
+                        help='how many of them are used')
     args = parser.parse_args()
 
-    kitti = Path(args.data_dir) / 'data_road/training'
-    get_batches_fn = helper.gen_batch_function(
-        kitti, args.image_size,
-        augment=partial(augment.distort, image_shape=args.image_size, scale=defaults.scale,
-                        colour=defaults.colour))
-    endless = itertools.chain.from_iterable(get_batches_fn(args.batch_size)
-                                            for _ in itertools.count())
-    with tf.Graph().as_default(), tf.Session(
-            config=checkpoints.session_config(defaults.precision)) as sess:
-        image, keep_prob, *outputs = main.load_vgg(sess, str(Path(args.data_dir) / 'vgg'))
-        label = tf.placeholder(tf.bool, [None, None, None, 2])
-        _, train_op, loss = main.optimize(
-            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3],
-                        score_channels=defaults.score_channels), label,
-            tf.constant(1e-5), 2, clip_norm=1.0, freeze_blocks=defaults.freeze_blocks,
-            average_decay=defaults.average_decay)
-        main.initialize_new(sess)
-
-        def seconds(batches):
-            began = time.perf_counter()
-            for images, labels in batches:
-                sess.run([train_op, loss], {image: images, label: labels, keep_prob: 0.5})
-            return time.perf_counter() - began
-
-        constant = next(endless)
-        seconds([constant] * args.steps)        # warm up
-        times = np.array([(seconds(itertools.islice(endless, args.steps)),
-                           seconds([constant] * args.steps)) for _ in range(args.blocks)])
-    real, fixed = args.steps / np.median(times, axis=0)
-    ratios = times[:, 1] / times[:, 0]
-    print(f'{args.image_size[0]}x{args.image_size[1]}, batch {args.batch_size}, '
-          f'{defaults.precision}: {real:.3f} steps/s with real data, {fixed:.3f} with a constant '
-          f'batch;\nratio, median of {args.blocks} pairs: {np.median(ratios):.3f} '
-          f'(from {ratios.min():.3f} to {ratios.max():.3f})')
+    with tempfile.TemporaryDirectory() as folder:
+        if args.draw:
+            demo.write_scenes(folder, train=args.draw // 3 * 3, test=0, held_out=0,
+                              size=(375, 1242))
+        pairs = kitti.paired_paths(Path(folder if args.draw else args.data_dir)
+                                   / 'data_road/training')[:args.photographs]
+        print(f'{len(pairs)} photographs at {args.image_size[0]}x{args.image_size[1]}, batch '
+              f'{args.batch_size}, {processors()} processors\n'
+              f'{"":10} {"threads":>8} {"a second":>10} {"a second of CPU time":>22}')
+        threads = sorted({1, 2, processors(), 2 * processors()})
+        for kept, cache_bytes in (('in memory', 2**40), ('from files', 0)):
+            for count in threads:
+                get_batches_fn = pipeline.gen_batch_function(
+                    pairs, kitti.read_road_label, args.image_size, threads=count,
+                    augment=partial(augment.distort, scale=defaults.scale,
+                                    colour=defaults.colour), cache_bytes=cache_bytes)
+                rate, of_work = photographs_per_second(get_batches_fn, args.batch_size,
+                                                       args.seconds)
+                print(f'{kept:10} {count:>8} {rate:>10.1f} {of_work:>22.1f}', flush=True)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@ import math
 import shlex
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Recorder:
             self.events = tensorboard.EventFile(self.folder / 'tensorboard', network.sess.graph,
                                                 progress.step)
         self.saved_at = time.monotonic()
+        self.beside, self.page = ThreadPoolExecutor(1), None    # page: a future, or None
 
     # While it trains --------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Recorder:
                     self.events, row['step'],
                     {key: row[key] for key in row if key not in ('epoch', 'step')})
                 self.events.flush()
-        self.write_page()
+        self.write_page_beside()
 
     def logged(self, result):
         """The columns of the log that follow from a result of `score.score`."""
@@ -152,8 +154,26 @@ class Recorder:
         """Writes `log.csv`."""
         write_log(self.folder, self.rows, log_columns(self.dataset.measures.LOGGED))
 
+    def write_page_beside(self):
+        """Writes the page in a thread, while the training goes on.
+
+        Where an earlier epoch's is not finished, that of a later one will show this epoch, too.
+        """
+        if self.page is None or self.page.done():
+            self._finish_page()
+            self.page = self.beside.submit(self._write_page)
+
     def write_page(self):
         """Writes the page, without which the training goes on."""
+        self._finish_page()
+        self._write_page()
+
+    def _finish_page(self):
+        """Waits for the page that is being written, if one is, and raises what it raised."""
+        if self.page is not None:
+            self.page.result()
+
+    def _write_page(self):
         try:
             page.write_page(self.folder)
         except InputError as error:

@@ -1,0 +1,177 @@
+"""Where the time of a whole training run goes: steps, and what keeps the device waiting.
+
+    python benchmarks/epoch.py --data-dir data --epochs 40
+    python benchmarks/epoch.py --draw 24 --epochs 4 --fake-device 20      a minute, without data
+
+Everything of a run is done, from reading the photographs to overlays and page; what is not named
+here are options of main.py. With --fake-device MS, a training step is a sleep of so many
+milliseconds a photograph and a prediction one of a third of that, and all else is real: it tells
+whether a device as fast as that would wait. The step's share of the encoder does not matter then,
+but the size of its weights does, as checkpoints are written.
+"""
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np      # noqa: E402
+
+import main         # noqa: E402
+from roadseg.commands import number, run_command        # noqa: E402
+from roadseg.datasets import demo       # noqa: E402
+from roadseg.scoring import page, score     # noqa: E402
+from roadseg.threads import processors      # noqa: E402
+from roadseg.training import checkpoints, pipeline      # noqa: E402
+
+tf = main.tf
+STEPS, NETWORK = 'training steps', 'predictions of the network (beside the above)'
+
+
+class Stopwatch:
+    """Adds up what the main thread does; within a part of the run, another may be timed."""
+
+    def __init__(self):
+        self.seconds, self.label, self.began = defaultdict(float), 'start', time.perf_counter()
+
+    def switch(self, label):
+        """Goes over to another part; returns the one that was on."""
+        now = time.perf_counter()
+        self.seconds[self.label] += now - self.began
+        before, self.label, self.began = self.label, label, now
+        return before
+
+    @contextmanager
+    def timing(self, label):
+        before = self.switch(label)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def wrap(self, owner, name, label):
+        """Times a function wherever it is called by this name."""
+        function = getattr(owner, name)
+
+        def timed(*arguments, **options):
+            with self.timing(label):
+                return function(*arguments, **options)
+
+        setattr(owner, name, timed)
+
+
+def watched_session(watch, fake_ms):
+    """A class of sessions that times training steps and predictions, and may only sleep them."""
+    original = tf.Session
+
+    class Watched(original):
+        def run(self, fetches, feed_dict=None, **options):
+            by_name = {getattr(tensor, 'name', tensor): value for tensor, value in (feed_dict or {}).items()}
+            images = by_name.get('photographs:0')
+            if 'learning_rate:0' in by_name:
+                with watch.timing(STEPS):
+                    if fake_ms is None:
+                        return super().run(fetches, feed_dict, **options)
+                    time.sleep(1e-3 * fake_ms * len(images))
+                    return [np.float32(0.5), None]
+            if getattr(fetches, 'name', '') != 'logits:0':
+                return super().run(fetches, feed_dict, **options)
+            began = time.perf_counter()
+            if fake_ms is None:
+                result = super().run(fetches, feed_dict, **options)
+            else:
+                time.sleep(1e-3 * fake_ms / 3)
+                result = np.zeros((np.prod(images.shape[:3]), fetches.shape[-1]), np.float32)
+            if threading.current_thread() is not threading.main_thread():
+                watch.seconds[NETWORK] += time.perf_counter() - began
+            return result
+
+    return Watched
+
+
+def watch_batches(watch):
+    """Times how long the training waits for its batches."""
+    make = pipeline.gen_batch_function
+
+    def gen_batch_function(*arguments, **options):
+        get_batches_fn = make(*arguments, **options)
+
+        def watched(*which):
+            batches = get_batches_fn(*which)
+            while True:
+                with watch.timing('waiting for batches'):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+
+        return watched
+
+    pipeline.gen_batch_function = gen_batch_function
+
+
+def table(seconds, epochs):
+    """Text of what the run's time went into, the longest first."""
+    parts = {label: time_of for label, time_of in seconds.items() if label != NETWORK}
+    whole = sum(parts.values()) - parts['start']
+    lines = [f'{"of the run from its first step on":44} {"seconds":>8} {"per cent":>9}']
+    for label in sorted(set(parts) - {'start'}, key=lambda label: -parts[label]):
+        lines.append(f'{label:44} {parts[label]:8.2f} {100 * parts[label] / whole:9.1f}')
+    lines.append(f'{NETWORK:44} {seconds[NETWORK]:8.2f}')
+    lines.append(f'{"start, before the first step":44} {parts["start"]:8.2f}')
+    return '\n'.join([*lines, f'{epochs} epochs took {whole / parts[STEPS]:.3f} times as long as '
+                              f'their steps, on {processors()} cores'])
+
+
+def command(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--fake-device', type=number(float, 0, 1e5), metavar='MS',
+                        help='sleep so long a photograph instead of a training step')
+    parser.add_argument('--draw', type=number(int, 6, 3000), metavar='N',
+                        help='train on so many drawn scenes of the size of KITTI Road, with as '
+                             'many test photographs and a sixth of them held out')
+    parser.add_argument('--epochs', type=int, default=40)
+    args, others = parser.parse_known_args(argv)
+
+    watch = Stopwatch()
+    watch_batches(watch)
+    tf.Session = watched_session(watch, args.fake_device)
+    watch.wrap(main, 'train_nn', 'between steps')
+    watch.wrap(checkpoints, 'save', 'checkpoints')
+    watch.wrap(score, 'score', 'scoring')
+    watch.wrap(page, 'write_page', 'pages')
+    watch.wrap(main.helper, 'save_inference_samples', 'overlays')
+    with tempfile.TemporaryDirectory() as folder:
+        if args.draw:
+            held_out = max(1, args.draw // 18)      # of each of three kinds
+            demo.write_scenes(Path(folder), train=args.draw // 3 * 3 + 3 * held_out,
+                              test=args.draw // 3 * 3, held_out=held_out, size=(375, 1242))
+            others += ['--data-dir', folder]
+            if '--encoder' not in others:
+                others += ['--encoder', str(small_encoder(Path(folder) / 'vgg'))]
+        watch.began = time.perf_counter()
+        code = run_command(main.main, ['--runs-dir', str(Path(folder) / 'runs'), '--epochs',
+                                       str(args.epochs), *others])
+        watch.switch('start')
+    if code == 0:
+        print(table(watch.seconds, args.epochs))
+    return code
+
+
+def small_encoder(path):
+    """Writes a VGG16 with the weights drawn, a quarter as wide as the real one."""
+    from roadseg.networks import vgg16
+    shapes = vgg16.convolution_shapes(width_divisor=4)
+    vgg16.save({}, {**shapes, **vgg16.top_shapes(shapes['conv5_3'][-1], fc_width=128)},
+               vgg16.torch_input, path)
+    return path
+
+
+if __name__ == '__main__':
+    sys.exit(command())
