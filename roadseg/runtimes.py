@@ -263,7 +263,8 @@ def _open_onnxruntime(model, metadata, threads, stack):
     try:
         session = onnxruntime.InferenceSession(model.read_bytes(), options,
                                                providers=['CPUExecutionProvider'])
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail) as error:
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail,
+            errors.NotImplemented) as error:
         raise ValueError(str(error)) from error
     return lambda images: session.run([metadata['output']], {metadata['input']: images})[0]
 
