@@ -50,7 +50,7 @@ def command(*arguments):
 def train(data, runs, *options):
     """Trains; returns (exit code, run folder, None where there is none)."""
     code = command('--data-dir', data, '--runs-dir', runs, *OPTIONS, *options)
-    return code, next(iter(Path(runs).glob('[!.]*')), None)
+    return code, next((path for path in Path(runs).glob('[!.]*') if path.is_dir()), None)
 
 
 def log_of(run):
