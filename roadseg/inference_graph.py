@@ -238,10 +238,22 @@ class _Rewriter:
         kernel = self.value(conv.inputs[1])
         if kernel is None or not (kernel.shape[0] % 2 and kernel.shape[1] % 2):
             return None
-        # Padded by hand, as ONNX Runtime has no padding 'SAME' with gaps.
-        rows, columns = (step * (side // 2) for step, side in zip(block, kernel.shape))
-        padded = tf.pad(apart.inputs[0], [[0, 0], [rows] * 2, [columns] * 2, [0, 0]])
-        return [self.convolution(padded, kernel, 1, 'VALID', block.tolist())]
+        return [self.dilated(apart.inputs[0], kernel, block.tolist())]
+
+    def Conv2D(self, op, inputs):
+        """Dilated ones alone need other words."""
+        kernel, dilations = self.value(inputs[1]), op.get_attr('dilations')[1:3]
+        if (kernel is None or dilations == [1, 1] or op.get_attr('padding') != b'SAME'
+                or op.get_attr('strides')[1:3] != [1, 1]):
+            return None
+        return [self.dilated(inputs[0], kernel, dilations)]
+
+    def dilated(self, inputs, kernel, dilations):
+        """Pads by hand, as ONNX Runtime has no padding 'SAME' with gaps."""
+        sums = [step * (side - 1) for step, side in zip(dilations, kernel.shape)]
+        rows, columns = ([total // 2, total - total // 2] for total in sums)
+        padded = tf.pad(inputs, [[0, 0], rows, columns, [0, 0]])
+        return self.convolution(padded, kernel, 1, 'VALID', dilations)
 
     def Conv2DBackpropInput(self, op, inputs):
         """A transposed convolution whose kernel is twice its stride wide.

@@ -103,6 +103,23 @@ def test_a_graph_of_the_course_is_fed_with_float32():
     assert found == pytest.approx(softmax(images / 50, axis=-1), abs=1e-5)
 
 
+def test_a_dilated_convolution_of_an_older_encoder_is_padded_by_hand():
+    """ONNX Runtime's convolutions of 8 channels and more have no padding 'SAME' with gaps."""
+    kernel = RNG.normal(size=(3, 5, 3, 2)).astype(np.float32)
+    images = RNG.integers(0, 256, (2, 9, 11, 3), np.uint8)
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        image = tf.placeholder(tf.float32, [None, None, None, 3], 'image_input')
+        scores = tf.nn.conv2d(image, kernel / 999, 1, 'SAME', dilations=[2, 3])
+        expected = softmax(sess.run(scores, {image: images}), axis=-1)
+    graph_def = inference_graph(graph.as_graph_def(), scores.name)
+    conv = next(node for node in graph_def.node if node.op == 'Conv2D')
+    assert conv.attr['padding'].s == b'VALID'
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.import_graph_def(graph_def, name='')
+        found = sess.run('probabilities:0', {'photographs:0': images})
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
 # The formats ------------------------------------------------------------------------------------
 
 def test_a_frozen_graph_of_any_size_with_what_is_to_be_known_of_it(run, capsys):
