@@ -1,4 +1,4 @@
-"""Peak memory of a training step against what `roadseg.preflight` estimates.
+"""Peak memory of a training step against what `roadseg.training.preflight` estimates.
 
     python benchmarks/memory.py --data-dir data
 
@@ -27,29 +27,26 @@ def resident():
 
 def measure(data_dir, image_size, batch_size, freeze_blocks, precision):
     """Returns (estimated, measured) bytes of a training step."""
+    import main     # first, as it imports TensorFlow quietly
     import numpy as np
+
     import tensorflow.compat.v1 as tf
+    from roadseg.training import device, preflight
 
-    import main
-    from roadseg import checkpoints, preflight
-
-    with tf.Graph().as_default(), tf.Session(
-            config=checkpoints.session_config(precision)) as sess:
+    options = main.parse_args(['--freeze-blocks', str(freeze_blocks)])
+    with tf.Graph().as_default(), tf.Session(config=device.session_config(precision)) as sess:
         before = resident()
-        image, keep_prob, *outputs = main.load_vgg(sess, str(Path(data_dir) / 'vgg'))
-        label = tf.placeholder(tf.bool, [None, None, None, 2])
-        logits, train_op, _ = main.optimize(
-            main.layers(*outputs, 2, output_size=tf.shape(image)[1:3],
-                        score_channels=main.build_parser().get_default('score_channels')), label,
-            tf.constant(1e-4), 2, clip_norm=1.0, freeze_blocks=freeze_blocks, average_decay=0.99)
-        shapes = preflight.layer_shapes(logits)
+        net = main.build(sess, Path(data_dir) / 'vgg', 2, options)
+        shapes = preflight.layer_shapes(net.logits)
         main.initialize_new(sess)
-        cost = preflight.cost(sess, logits, shapes, image, image_size, batch_size,
-                              main.trained_variables(freeze_blocks), precision, {keep_prob: 1.0})
-        feed = {image: np.zeros((batch_size, *image_size, 3), np.uint8), keep_prob: 0.5,
-                label: np.ones((batch_size, *image_size, 2), bool)}
+        cost = preflight.cost(sess, net.logits, shapes, net.input_image, image_size, batch_size,
+                              main.trained_variables(freeze_blocks), precision,
+                              {net.keep_prob: 1.0})
+        feed = {net.input_image: np.zeros((batch_size, *image_size, 3), np.uint8),
+                net.classes: np.zeros((batch_size, *image_size), np.uint8),
+                net.keep_prob: 0.5, net.learning_rate: 1e-4, **net.feed}
         for _ in range(3):
-            sess.run(train_op, feed)
+            sess.run(net.train_op, feed)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return cost.memory, peak - before
 

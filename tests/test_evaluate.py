@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import runpy
 import shutil
 import zipfile
 from pathlib import Path
@@ -140,6 +141,17 @@ def test_several_classes_are_scored_by_their_names(seven, capsys):
     assert 'mIoU' in printed.out and 'road' in printed.out and 'photographs' in printed.err
     content = pictured(seven)
     assert len(content['detail']['confusion']) == 7 and content['split'] == 'kfold:3:1'
+
+
+def test_the_benchmark_of_errors_tells_the_same_score(run, seven, capsys):
+    path = Path(evaluate.__file__).parents[1] / 'benchmarks/errors.py'
+    command = runpy.run_path(str(path))['command']
+    assert run_command(command, [str(run)]) == 0
+    held_out, = (line.split() for line in capsys.readouterr().out.splitlines()
+                 if line.startswith('held out '))
+    assert float(held_out[2]) == pytest.approx(pictured(run)['scores']['URBAN']['MaxF'], abs=0.01)
+    assert run_command(command, [str(seven)]) == 2
+    assert 'of 7 classes' in capsys.readouterr().err
 
 
 # Several runs ---------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from PIL import Image
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.images import read_image, resize_pair
+from roadseg.threads import prepared_ahead
 from roadseg.training import augment, pipeline
-from roadseg.training.pipeline import Samples, gen_batch_function, prepared_ahead, read_pair
+from roadseg.training.pipeline import Samples, gen_batch_function, read_pair
 
 COUNT, SIZE, SHAPE = 7, (24, 40), (9, 14)
 
