@@ -53,8 +53,8 @@ def command(argv=None):
 
     dataset, options = evaluate.open_dataset(args.run, args.data_dir)
     if dataset.measures is not road:
-        raise InputError(f'{args.run} is of {len(dataset.classes)} classes, expected a run of road '
-                         'and not road')
+        raise InputError(f'{args.run} is of {len(dataset.classes)} classes, expected a run of '
+                         'road and not road')
     seen, held_out = dataset.split(options['split'])
     print(f'              MaxF   wrong   last {LAST_ROWS} rows   above: '
           + ''.join(f'  <= {distance:2d} px' for distance in DISTANCES) + '  farther')

@@ -176,8 +176,9 @@ def test_distort_without_flip_scale_and_colour_changes_nothing():
 def test_distort_depends_on_its_generator_alone(options):
     def sequence(seed):
         rng = generator(seed)
-        return [[array.tobytes() for array in augment.distort(rng, photograph(), square()[1], SHAPE,
-                                                              **options)] for _ in range(4)]
+        return [[array.tobytes() for array in
+                 augment.distort(rng, photograph(), square()[1], SHAPE, **options)]
+                for _ in range(4)]
 
     assert sequence(3) == sequence(3)
     assert sequence(3) != sequence(4)

@@ -178,7 +178,8 @@ def test_runs_of_several_seeds_give_mean_and_deviation_and_their_differences_are
 
 def test_runs_of_several_data_sets_are_refused(run, seven, tmp_path, capsys):
     message = error_of(capsys, run, seven)
-    assert '--dataset is' in message and f'{run}: kitti' in message and f'{seven}: folder' in message
+    for piece in ('--dataset is', f'{run}: kitti', f'{seven}: folder'):
+        assert piece in message
     # two classes are KITTI's own
     typed = copy_of(run, tmp_path / 'typed', classes=2)
     assert evaluated(run, typed, '--split', 'kfold:5') == 2

@@ -241,8 +241,8 @@ def test_search_holds_out_the_frames_before_val3_and_trains_on_neither(dataset):
     assert (len(training), len(validation)) == (193, 48)
     assert sorted(training + validation) == others
     for category in kitti.GROUPS:
-        last, first = ([int(name[-6:]) for name in names(pairs) if kitti.category(name) == category]
-                       for pairs in (validation, val3))
+        last, first = ([int(name[-6:]) for name in names(pairs)
+                        if kitti.category(name) == category] for pairs in (validation, val3))
         assert max(last) + 1 == min(first) and len(last) == 16
 
 
@@ -259,7 +259,8 @@ def test_splits_that_are_typed_are_those_that_there_are(dataset):
     ('search', lambda number: number >= 66)])
 def test_a_split_that_leaves_a_side_empty_is_an_error(tmp_path, split, wanted):
     pairs = [pair for pair in kitti_pairs() if wanted(int(pair[0].stem[-6:]))]
-    touch(tmp_path / 'data_road/training', *([path.name for path in paths] for paths in zip(*pairs)))
+    touch(tmp_path / 'data_road/training', *([path.name for path in paths]
+                                             for paths in zip(*pairs)))
     few = catalogue.load('kitti', tmp_path, strict=False)
     with pytest.raises(InputError, match='choose another --split'):
         few.split(split)

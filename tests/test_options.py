@@ -286,7 +286,8 @@ def test_a_run_whose_encoder_has_gone_says_so_at_once(tmp_path):
 
 @pytest.mark.parametrize('name, value', [
     ('epochs', 0), ('epochs', 'ten'), ('epochs', 2.5), ('epochs', None), ('epochs', True),
-    ('epochs', [3]), ('epochs', {}), ('epochs', '²'), ('epochs', 10**15), ('learning_rate', '1e300'),
+    ('epochs', [3]), ('epochs', {}), ('epochs', '²'), ('epochs', 10**15),
+    ('learning_rate', '1e300'),
     ('learning_rate', -1), ('learning_rate', {'a': 1}), ('image_size', [192]), ('image_size', 192),
     ('image_size', [192, 640, 3]), ('image_size', ['a', 'b']), ('image_size', [0, 0]),
     ('image_size', None), ('image_size', []), ('image_size', [192.5, 640]), ('test_scale', []),

@@ -200,8 +200,8 @@ def test_the_report_says_what_it_takes(capsys, little_memory):
 def test_a_test_scale_whose_memory_will_not_do_is_refused_before_the_training(little_memory):
     """The training itself would fit."""
     report((320, 640), test_scale=[1.0, 2.0])
-    with pytest.raises(InputError, match=r'out of memory: .*--test-scale 100.* and 2.0 GiB are free'
-                                         '.*choose a smaller one'):
+    with pytest.raises(InputError, match=r'out of memory: .*--test-scale 100.* and 2.0 GiB are '
+                                         'free.*choose a smaller one'):
         report((320, 640), test_scale=[1.0, 100.0])
 
 

@@ -1,6 +1,7 @@
 """VGG16 as a fully convolutional graph, saved the way `main.load_vgg` expects it.
 
-    python -m roadseg.networks.vgg16 --weights FILE --out data/vgg [--fc-width N --fc-kernel K | --context]
+    python -m roadseg.networks.vgg16 --weights FILE --out data/vgg [--fc-width N]
+                                     [--fc-kernel K | --context]
 
 FILE is Keras' `.h5` of VGG16 with its top (fc1 and fc2 become the 7x7 and 1x1 convolutions
 fc6 and fc7), or an `.npz` of the 13 convolutions (`conv1_1_W`, `conv1_1_b`, ... `conv5_3_b`,

@@ -106,8 +106,8 @@ def to_bev(image, calibration):
         calibration: Calibration of that photograph.
 
     Returns:
-        bev: (800, 400) or (800, 400, ...) array of the same dtype, 0 where not inside. Row 0 is the
-            farthest, column 0 the leftmost.
+        bev: (800, 400) or (800, 400, ...) array of the same dtype, 0 where not inside. Row 0 is
+            the farthest, column 0 the leftmost.
         inside: (800, 400) bool; the other cells are not to be evaluated.
     """
     rows, columns, inside = bev_indices(calibration, image.shape)

@@ -215,7 +215,9 @@ def _by_class(scores, dataset):
 
 
 def _at_half(scores):
-    return ['at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores)] if 'F1' in scores else []
+    if 'F1' not in scores:
+        return []
+    return ['at threshold 0.5: F1 {F1:.2f}, IoU {IoU:.2f}'.format(**scores)]
 
 
 # Pictures -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The options of a training run and their defaults. No TensorFlow, so a typo is answered at once."""
+"""The options of a training run and their defaults. No TensorFlow: a typo is answered at once."""
 import argparse
 import os
 import sys

@@ -191,7 +191,7 @@ def check_prediction(network):
 
 @contextmanager
 def advising(cost, batch_size, available):
-    """Turns TensorFlow's and Python's lack of memory into an InputError that says what will fit."""
+    """Turns a lack of memory, TensorFlow's or Python's, into an InputError that says what fits."""
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
