@@ -23,21 +23,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np      # noqa: E402
 
 import main         # noqa: E402
-from roadseg.commands import number, run_command        # noqa: E402
+from roadseg.commands import image_size, number, run_command        # noqa: E402
 from roadseg.datasets import demo       # noqa: E402
-from roadseg.scoring import page, score     # noqa: E402
+from roadseg.scoring import score     # noqa: E402
 from roadseg.threads import processors      # noqa: E402
 from roadseg.training import checkpoints, pipeline      # noqa: E402
 
 tf = main.tf
-STEPS, NETWORK = 'training steps', 'predictions of the network (beside the above)'
+START, STEPS, REST = 'start, before the first step', 'training steps', 'the rest of the run'
+NETWORK = 'predictions of the network (beside the above)'      # in threads
 
 
 class Stopwatch:
     """Adds up what the main thread does; within a part of the run, another may be timed."""
 
     def __init__(self):
-        self.seconds, self.label, self.began = defaultdict(float), 'start', time.perf_counter()
+        self.seconds, self.label, self.began = defaultdict(float), START, time.perf_counter()
 
     def switch(self, label):
         """Goes over to another part; returns the one that was on."""
@@ -117,13 +118,13 @@ def watch_batches(watch):
 
 def table(seconds, epochs):
     """Text of what the run's time went into, the longest first."""
-    parts = {label: time_of for label, time_of in seconds.items() if label != NETWORK}
-    whole = sum(parts.values()) - parts['start']
-    lines = [f'{"of the run from its first step on":44} {"seconds":>8} {"per cent":>9}']
-    for label in sorted(set(parts) - {'start'}, key=lambda label: -parts[label]):
-        lines.append(f'{label:44} {parts[label]:8.2f} {100 * parts[label] / whole:9.1f}')
-    lines.append(f'{NETWORK:44} {seconds[NETWORK]:8.2f}')
-    lines.append(f'{"start, before the first step":44} {parts["start"]:8.2f}')
+    parts = {label: time_of for label, time_of in seconds.items()
+             if label not in (START, NETWORK)}
+    whole = sum(parts.values())
+    lines = [f'{"of the run from its first step on":45} {"seconds":>8} {"per cent":>9}']
+    for label in sorted(parts, key=lambda label: -parts[label]):
+        lines.append(f'{label:45} {parts[label]:8.2f} {100 * parts[label] / whole:9.1f}')
+    lines += [f'{label:45} {seconds[label]:8.2f}' for label in (NETWORK, START)]
     return '\n'.join([*lines, f'{epochs} epochs took {whole / parts[STEPS]:.3f} times as long as '
                               f'their steps, on {processors()} cores'])
 
@@ -136,6 +137,8 @@ def command(argv=None):
     parser.add_argument('--draw', type=number(int, 6, 3000), metavar='N',
                         help='train on so many drawn scenes of the size of KITTI Road, with as '
                              'many test photographs and a sixth of them held out')
+    parser.add_argument('--draw-size', type=image_size, default=(375, 1242), metavar='HxW',
+                        help='of drawn scenes (375x1242)')
     parser.add_argument('--epochs', type=int, default=40)
     args, others = parser.parse_known_args(argv)
 
@@ -143,22 +146,24 @@ def command(argv=None):
     watch_batches(watch)
     tf.Session = watched_session(watch, args.fake_device)
     watch.wrap(main, 'train_nn', 'between steps')
+    watch.wrap(main.Recorder, 'score_last', REST)
+    watch.wrap(main.Recorder, 'finish', REST)
     watch.wrap(checkpoints, 'save', 'checkpoints')
     watch.wrap(score, 'score', 'scoring')
-    watch.wrap(page, 'write_page', 'pages')
+    watch.wrap(main.Recorder, 'write_page', 'pages')
     watch.wrap(main.helper, 'save_inference_samples', 'overlays')
     with tempfile.TemporaryDirectory() as folder:
         if args.draw:
             held_out = max(1, args.draw // 18)      # of each of three kinds
             demo.write_scenes(Path(folder), train=args.draw // 3 * 3 + 3 * held_out,
-                              test=args.draw // 3 * 3, held_out=held_out, size=(375, 1242))
+                              test=args.draw // 3 * 3, held_out=held_out, size=args.draw_size)
             others += ['--data-dir', folder]
             if '--encoder' not in others:
                 others += ['--encoder', str(small_encoder(Path(folder) / 'vgg'))]
         watch.began = time.perf_counter()
         code = run_command(main.main, ['--runs-dir', str(Path(folder) / 'runs'), '--epochs',
                                        str(args.epochs), *others])
-        watch.switch('start')
+        watch.switch(START)
     if code == 0:
         print(table(watch.seconds, args.epochs))
     return code
