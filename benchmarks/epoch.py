@@ -72,7 +72,8 @@ def watched_session(watch, fake_ms):
 
     class Watched(original):
         def run(self, fetches, feed_dict=None, **options):
-            by_name = {getattr(tensor, 'name', tensor): value for tensor, value in (feed_dict or {}).items()}
+            by_name = {getattr(tensor, 'name', tensor): value
+                       for tensor, value in (feed_dict or {}).items()}
             images = by_name.get('photographs:0')
             if 'learning_rate:0' in by_name:
                 with watch.timing(STEPS):

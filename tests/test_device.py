@@ -60,7 +60,8 @@ def test_on_a_gpu_float16_convolves_in_it_and_keeps_weights_and_loss_in_float32(
         assert set(convolutions) == {'float32'} and convolutions['float32'] > 40
         # those of the backward pass included
         assert types(half, *CONVOLUTIONS) == {'float16': convolutions['float32']}
-        assert set(types(half, 'ResourceApplyAdam', 'SoftmaxCrossEntropyWithLogits')) == {'float32'}
+        exact = types(half, 'ResourceApplyAdam', 'SoftmaxCrossEntropyWithLogits')
+        assert set(exact) == {'float32'}
         assert tf.float16.as_datatype_enum not in {
             node.attr['dtype'].type for node in half.values() if node.op == 'VarHandleOp'}
         # a GPU without tensor cores: TensorFlow changes nothing, so `find` must not promise it
@@ -103,7 +104,8 @@ def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expec
 def test_xla_is_for_a_gpu():
     assert device.supported('float32', True, [HOPPER])[1:] == (True, [])
     _, xla, warnings = device.supported('float32', True, [])
-    assert not xla and warnings == ['--xla compiles for a GPU, and there is none; going on without']
+    assert not xla and warnings == [
+        '--xla compiles for a GPU, and there is none; going on without']
     assert device.session_config(xla=True).graph_options.optimizer_options.global_jit_level == \
         tf.OptimizerOptions.ON_1
     assert device.session_config().graph_options.optimizer_options.global_jit_level == \

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
     """Two epochs of 18 photographs at 10 ms: 0.36 s of steps."""
     done = subprocess.run(
-        [sys.executable, 'benchmarks/epoch.py', '--draw', '18', '--draw-size', '47x155', '--epochs',
-         '2', '--fake-device', '10', '--image-size', '32x96', '--encoder', str(tiny_vgg)],
+        [sys.executable, 'benchmarks/epoch.py', '--draw', '18', '--draw-size', '47x155',
+         '--epochs', '2', '--fake-device', '10', '--image-size', '32x96', '--encoder', str(tiny_vgg)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
         env={**os.environ, 'GLIBC_TUNABLES': ''})
     lines = done.stdout.splitlines()
@@ -23,8 +23,8 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
         seconds[label] = numbers[0]
         percent += numbers[1:]
     assert set(seconds) == {
-        'training steps', 'waiting for batches', 'scoring', 'checkpoints', 'between steps', 'pages',
-        'overlays', 'start, before the first step', 'the rest of the run',
+        'training steps', 'waiting for batches', 'scoring', 'checkpoints', 'between steps',
+        'pages', 'overlays', 'start, before the first step', 'the rest of the run',
         'predictions of the network (beside the above)'}
     assert 0.36 <= seconds['training steps'] < 2
     # 3 held out, scored twice and once more; the overlays' are not in a thread of the scoring

@@ -1,4 +1,4 @@
-"""A scaled loss gives the same step, and a gradient that overflows changes nothing but the scale."""
+"""A scaled loss gives the same step; a gradient that overflows changes nothing but the scale."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf

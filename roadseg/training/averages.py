@@ -25,6 +25,6 @@ def averaged(train_op, variables, decay, step, condition=None):
 
 
 def statistics():
-    """Returns the moving moments of the graph's batch normalisations, which go with the weights."""
+    """Returns the moving moments of the graph's batch normalisations, which go with weights."""
     return [variable for variable in tf.global_variables()
             if variable.op.name.endswith(('/moving_mean', '/moving_variance'))]

@@ -16,7 +16,6 @@ from roadseg.files import describe_os_error, write_json
 from roadseg.inference import averaged_weights
 from roadseg.scoring import page, score
 from roadseg.scoring.runs_page import write_runs_page
-from roadseg.scoring.runs_page import write_runs_page
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
 from roadseg.training.pipeline import read_ahead
