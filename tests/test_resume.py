@@ -50,7 +50,12 @@ def command(*arguments):
 def train(data, runs, *options):
     """Trains; returns (exit code, run folder, None where there is none)."""
     code = command('--data-dir', data, '--runs-dir', runs, *OPTIONS, *options)
-    return code, next((path for path in Path(runs).glob('[!.]*') if path.is_dir()), None)
+    return code, next(iter(runs_in(runs)), None)
+
+
+def runs_in(runs):
+    """Paths of the run folders in a folder."""
+    return [path.parent for path in Path(runs).glob('[!.]*/options.json')]
 
 
 def log_of(run):
@@ -155,7 +160,7 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
     # Killed while the checkpoint of the first epoch is written; the one of the start is left.
     with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2):
         whole = request.getfixturevalue('whole')        # there is a second processor
-    [run] = (tmp_path / 'runs').iterdir()
+    [run] = runs_in(tmp_path / 'runs')
     assert {path.name for path in (run / 'checkpoints').iterdir()} == {
         'step-000000', 'step-000011.part'}
     assert read_log(run) == []
@@ -227,7 +232,7 @@ def test_run_that_is_killed_at_random_ends_like_the_uninterrupted_one(data, whol
             process.kill()
             output = ''.join(lines) + process.communicate()[0]
             assert process.returncode in (-signal.SIGKILL, 0), output
-            [run] = tmp_path.glob('[!.]*')
+            [run] = runs_in(tmp_path)
             arguments = ['--resume', run]
             print(kill, process.returncode, [path.name for path in checkpoints.saved(run)],
                   [path.name for path in run.rglob('*.part')], len(read_log(run)))
