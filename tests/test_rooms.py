@@ -1,10 +1,14 @@
 """Who imports whom: the script knows the rooms, and the rooms do not know the script."""
 import ast
+import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from roadseg.commands import run_command
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'roadseg'
@@ -12,6 +16,7 @@ MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('
            for path in [*PACKAGE.rglob('*.py'), ROOT / 'main.py', ROOT / 'helper.py']}
 
 
+@functools.cache
 def imported(name, everywhere=False):
     """Modules of ours that a module imports: at its top, or also within its functions."""
     found = set()
@@ -33,11 +38,12 @@ def outside_functions(node):
             yield from outside_functions(child)
 
 
-def behind(name, **options):
+@functools.cache
+def behind(name):
     """All modules of ours that are imported with a module."""
     found, waiting = set(), [name]
     while waiting:
-        for module in imported(waiting.pop(), **options):
+        for module in imported(waiting.pop()):
             # importing a.b.c also imports a and a.b
             parents = {module.rsplit('.', level)[0] for level in range(3)} & set(MODULES)
             waiting += [new for new in {module, *parents} - found]
@@ -62,6 +68,18 @@ def test_nothing_in_the_rooms_imports_the_script_or_its_helper_but_commands():
     assert outsiders <= commands()
     assert not any('helper' in imported(name, everywhere=True) for name in outsiders)
     assert 'main' not in imported('helper', everywhere=True)
+
+
+@pytest.mark.parametrize('name', sorted(commands()))
+def test_commands_report_mistakes_in_the_same_way(name, capsys):
+    """One line that begins with 'error: ' and says where help is; exit code 2."""
+    for argv in (['--no-such-option'], ['--help=me'], ['-x']):
+        with pytest.raises(SystemExit) as leaving:
+            run_command(importlib.import_module(name).main, argv)
+        error, = capsys.readouterr().err.splitlines()
+        assert leaving.value.code == 2 and error.startswith('error: ')
+        assert error.endswith(f"; see python {'main.py' if name == 'main' else '-m ' + name} "
+                              '--help')
 
 
 def test_there_is_no_circle_of_imports():

@@ -1,5 +1,6 @@
 """The options of a training run and their defaults. No TensorFlow: a typo is answered at once."""
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -294,8 +295,7 @@ def complete(saved, folder):
         raise InputError(f"{folder}/options.json has no '{missing[0]}'{unknown}; take the file "
                          'from a backup, or start a new run')
     if foreign:
-        print(f"warning: {folder}/options.json has '{foreign[0]}', which is no option of this "
-              'version', file=sys.stderr)
+        _warn_once(f"{folder}/options.json has '{foreign[0]}', which is no option of this version")
     options = {**EARLIER, **saved}
     if saved.get('demo') and 'dataset' not in saved:
         options['dataset'] = 'demo'
@@ -313,6 +313,12 @@ def complete(saved, folder):
     except InputError as error:
         raise _wrong(folder, 'split', options['split']) from error
     return options
+
+
+@functools.cache
+def _warn_once(message):
+    """Warns, and does not say the same again in this process."""
+    print(f'warning: {message}', file=sys.stderr)
 
 
 def _checked(action, value, folder):
