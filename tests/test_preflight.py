@@ -219,10 +219,11 @@ def test_memory_to_predict_grows_with_the_square_of_the_scale():
 
 
 def test_a_network_that_is_to_predict_is_measured_alike(little_memory):
-    with tf.Graph().as_default(), tf.Session() as sess:
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
         image, logits = tiny_network()
         sess.run(tf.global_variables_initializer())
         network = Network(sess, logits, tf.placeholder(tf.float32), image, (320, 640), (1, 2))
+        graph.finalize()
         preflight.check_prediction(network)
         with pytest.raises(InputError, match='out of memory: .*--test-scale 100'):
             preflight.check_prediction(network._replace(scales=(100, 1)))

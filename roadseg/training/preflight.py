@@ -51,8 +51,12 @@ def layer_shapes(fetch):
     Returns:
         List of (operation, int32 tensor: shape of its output).
     """
-    return [(operation, tf.shape(operation.outputs[0]))
-            for operation in forward_operations(fetch)
+    return [(operation, tf.shape(operation.outputs[0])) for operation in layers(fetch)]
+
+
+def layers(fetch):
+    """Returns the operations behind `fetch` that take work or memory."""
+    return [operation for operation in forward_operations(fetch)
             if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
 
 
@@ -102,9 +106,21 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
     fixed = 20 * parameters + WORKSPACE
-    to_predict = int(width * TRANSIENT * largest * scale * test_scale ** 2)
     return Cost(parameters, work * scale / 1e9, fixed + batch_size * of_image, of_image,
-                fixed + to_predict, test_scale)
+                fixed + to_predict(largest, image_shape, test_scale, precision), test_scale)
+
+
+def to_predict(largest, image_shape, test_scale, precision):
+    """Bytes that the layers of a forward pass of one image take.
+
+    Args:
+        largest: numbers in the output of the largest layer, of an image of `PROBE` by `PROBE`.
+        image_shape: (H, W) of the training.
+        test_scale: factor of that size.
+        precision: of the activations.
+    """
+    scale = image_shape[0] * image_shape[1] / PROBE ** 2 * test_scale ** 2
+    return int((4 if precision == 'float32' else 2) * TRANSIENT * largest * scale)
 
 
 def seconds_per_image(sess, logits, input_image, image_shape, feed_dict):
@@ -174,19 +190,18 @@ def check(cost, batch_size, available):
 def check_prediction(network):
     """Refuses test scales at which a network's prediction won't fit into memory.
 
-    Adds operations to the graph.
-
     Args:
         network: `inference.Network` in a session with all values.
 
     Raises:
         InputError: the memory will not do.
     """
-    with network.sess.graph.as_default():
-        shapes = layer_shapes(network.logits)
-    check(cost(network.sess, network.logits, shapes, network.input_image, network.image_shape, 0,
-               [], 'float32', {network.keep_prob: 1.0}, max(network.scales)),
-          0, available_memory(network.sess))
+    probe = np.zeros((1, PROBE, PROBE, 3), network.input_image.dtype.as_numpy_dtype)
+    outputs = network.sess.run([layer.outputs[0] for layer in layers(network.logits)],
+                               {network.input_image: probe, network.keep_prob: 1.0})
+    scale, largest = max(network.scales), max(output.size for output in outputs)
+    memory = WORKSPACE + to_predict(largest, network.image_shape, scale, 'float32')
+    check(Cost(0, 0.0, 0, 0, memory, scale), 0, available_memory(network.sess))
 
 
 @contextmanager
