@@ -241,7 +241,8 @@ def test_what_is_good(change, count):
 def test_a_network_that_says_nan_is_found(bright, data):
     dataset, _, held_out = export.photographs_of(bright, None)
     with export.checkpoint_network(bright) as (_, network, _):
-        broken = export._Known(np.full((32, 96, 2), np.nan, np.float32), None, None, None, (32, 96))
+        nothing = np.full((32, 96, 2), np.nan, np.float32)
+        broken = export._Known(nothing, None, None, None, (32, 96))
         with np.errstate(invalid='ignore'):
             check = export.compare_answers(network, broken, dataset, held_out[:1])
     assert export.problems_of(check, 'int8')
