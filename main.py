@@ -14,16 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from roadseg.commands import run_command
 from roadseg.training import allocator
-if __name__ == '__main__':
-    allocator.use_huge_pages()      # may start Python anew, so before the seconds of TensorFlow
+from roadseg.training.options import parse_args
+if __name__ == '__main__':      # before the seconds that TensorFlow takes
+    if run_command(lambda argv: not parse_args(argv)):
+        sys.exit(2)
+    allocator.use_huge_pages()      # may start Python anew
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import helper
-from roadseg.commands import run_command
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
@@ -31,7 +34,6 @@ from roadseg.networks import segnet, vgg16
 from roadseg.tf_paths import literal
 from roadseg.training import (augment, checkpoints, class_weights, device, loss_scale, pipeline,
                               preflight, signals, start_from, unlabelled, update, workers)
-from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
 from roadseg.training.schedule import learning_rate_at

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -150,6 +151,19 @@ def test_options_are_read_without_tensorflow():
                             check=False)
     assert (answer.returncode, answer.stdout) == (2, '[]\n')
     assert answer.stderr.count('\n') == 1 and answer.stderr.startswith('error: argument --epochs')
+
+
+def test_the_script_answers_a_typo_before_it_imports_tensorflow(tmp_path):
+    """Here with a TensorFlow that can't be imported."""
+    (tmp_path / 'tensorflow.py').write_text('raise SystemExit("imported")')
+    for argv, line in ((['--epochs', '0'], 'error: argument --epochs'),
+                       (['--resume', 'nowhere'], 'error: cannot read nowhere/options.json'),
+                       (['--max-steps', '1', '--data-dir', str(tmp_path)], 'imported')):
+        answer = subprocess.run([sys.executable, 'main.py', *argv], cwd=ROOT, capture_output=True,
+                                text=True, check=False,
+                                env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+        assert answer.returncode == (1 if line == 'imported' else 2)
+        assert answer.stderr.startswith(line) and answer.stderr.count('\n') == 1
 
 
 # Good ones ------------------------------------------------------------------------------------
