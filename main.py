@@ -428,7 +428,8 @@ def run(options):
         with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
-            with checkpoints.naming_last(folder), signals.stopping() as asked, \
+            with checkpoints.naming_last(folder), team.naming_lost(), \
+                    signals.stopping() as asked, \
                     preflight.advising(cost, options.batch_size, available):
                 def stopped():
                     return team.any(sess, asked())

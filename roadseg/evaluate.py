@@ -22,7 +22,6 @@ from typing import NamedTuple
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import imageio.v3 as imageio
 import numpy as np
-import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from roadseg.commands import Parser, factors, run_command, typed
@@ -30,9 +29,9 @@ from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
 from roadseg.files import write_error, write_json, write_whole
 from roadseg.images import read_image
-from roadseg.inference import Network, averaged_weights
+from roadseg.model import load
 from roadseg.scoring import bev, page, road, score
-from roadseg.training import checkpoints, device, preflight
+from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import read_options
@@ -55,21 +54,14 @@ def opened(run, args):
     Raises:
         InputError: there is no whole checkpoint, or it holds another network.
     """
-    options = complete(read_options(run), run)
-    precision = device.find(options['precision']).precision
-    with tf.Graph().as_default() as graph, \
-            tf.Session(config=device.session_config(precision)) as sess:
-        path = checkpoints.load(sess, run, args.checkpoint)
-        try:
-            network = Network.of_session(
-                sess, options['image_size'],
-                options['test_scale'] if args.test_scale is None else args.test_scale,
-                options['flip_test'] if args.flip_test is None else args.flip_test)
-        except KeyError as error:
-            raise InputError(f'{path} is of another model: {error.args[0]}') from error
+    with load(run, checkpoint=args.checkpoint) as model:
+        network = model.network
+        if args.test_scale is not None:
+            network = network._replace(scales=tuple(args.test_scale))
+        if args.flip_test is not None:
+            network = network._replace(flip=args.flip_test)
         preflight.check_prediction(network)
-        with averaged_weights(sess):
-            yield path.name, network
+        yield model.name, network
 
 
 def open_dataset(run, data_dir):

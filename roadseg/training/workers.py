@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import contextmanager
 from dataclasses import fields
 
 import numpy as np
@@ -119,10 +120,25 @@ class Workers:
             elif silent_since is None:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > PATIENCE / 3 and self._watching.is_set():
-                print(f'error: {self.names(missing)} is gone; start all workers again, the first '
-                      'one with --resume', file=sys.stderr, flush=True)
+                print(f'error: {self.farewell(missing)}', file=sys.stderr, flush=True)
                 os._exit(2)     # the main thread is inside TensorFlow and can't be called back
             time.sleep(2)
+
+    @contextmanager
+    def naming_lost(self):
+        """Where TensorFlow can't reach another worker, says which one it is."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            missing = self.silent()
+            if not missing:
+                raise
+            raise InputError(self.farewell(missing)) from error
+
+    def farewell(self, missing):
+        """What is said where other workers are gone."""
+        return (f'{self.names(missing)} is gone; start all workers again, with --resume and the '
+                'run folder')
 
     def finish(self, sess):
         """Waits for all workers, after which one may go without alarming the others."""
