@@ -17,8 +17,8 @@ from roadseg.training import checkpoints
 from roadseg.training.run_folder import Progress, write_log
 
 tf.disable_eager_execution()
-ODD_NAMES = ('a[1]', 'a*b', 'a?b', 'a\\b', 'a[!b]*?', 'it\'s "so"', 'a b', 'a\nb', 'Straße 日本', '%s{}$',
-             '-r')
+ODD_NAMES = ('a[1]', 'a*b', 'a?b', 'a\\b', 'a[!b]*?', 'it\'s "so"', 'a b', 'a\nb',
+             'Straße 日本', '%s{}$', '-r')
 
 
 class Tiny:
@@ -448,7 +448,7 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path):
 
 
 def test_disk_that_fills_up_byte_by_byte(tmp_path):
-    """Wherever in a checkpoint the space ends, the error is one line and the one before is left."""
+    """Wherever in a checkpoint the space ends, the error is one line, the one before is left."""
     with small_disk(tmp_path / 'disk', '2m') as disk, \
             tiny_run(make_run(disk / 'run'), shape=[50_000]) as tiny:
         tiny.save(10)

@@ -205,7 +205,8 @@ def test_folder_without_options(tmp_path):
 
 @pytest.mark.parametrize('missing, expected', [
     ('dataset', 'kitti'), ('model', 'fcn8s'), ('encoder', None), ('classes', None),
-    ('class_weights', 'none'), ('score_channels', 0), ('save_minutes', 10.0), ('flip_test', False)])
+    ('class_weights', 'none'), ('score_channels', 0), ('save_minutes', 10.0),
+    ('flip_test', False)])
 def test_old_run_goes_on_with_what_an_option_stood_for_then(tmp_path, missing, expected):
     saved = vars(training_options.parse_args(['--dataset', 'camvid', '--score-channels', '7']))
     del saved[missing]

@@ -7,7 +7,7 @@ same step is `step-001205.old/` in between. Kept are the last two, so that one i
 is damaged, and the one whose epoch scored best.
 
 `progress.json` says where the training stands, which run it is, and the checksums of the other
-files. TensorFlow checks the content of `model.data-...` itself, against checksums in `model.index`.
+files. TensorFlow itself checks `model.data-...`, against checksums in `model.index`.
 """
 import hashlib
 import json
@@ -60,7 +60,7 @@ def step_of(path):
 
 
 def best_step(run):
-    """Returns the step of the epoch that scored best on the held-out photographs, None without one.
+    """Returns the step of the epoch with the best score on held-out photographs, None without.
 
     Raises:
         InputError: `options.json` or `log.csv` is damaged.

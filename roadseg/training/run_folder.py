@@ -147,7 +147,8 @@ def checksum(folder):
                     content = hashlib.file_digest(file, 'sha256').hexdigest()
                 digest.update(f'{path.relative_to(folder).as_posix()} {content}\n'.encode())
     except OSError as error:
-        raise InputError(f'cannot read the encoder {folder}: {describe_os_error(error)}') from error
+        raise InputError(
+            f'cannot read the encoder {folder}: {describe_os_error(error)}') from error
     return digest.hexdigest()
 
 
@@ -175,7 +176,8 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
     classes = made['data'].get('classes', list(dataset.classes))
     if classes != list(dataset.classes):
         raise InputError(f'{run} was started with the classes {_shown(classes)}, found '
-                         f'{_shown(dataset.classes)}; put the earlier ones back, or start a new run')
+                         f'{_shown(dataset.classes)}; put the earlier ones back, or start a new '
+                         'run')
     if (Path(run) / 'photographs.json').exists():
         then = read_json(Path(run) / 'photographs.json')
         differences = [f'{use}: {difference}' for use, names in now.items()
@@ -264,7 +266,7 @@ def _is_value(cell, whole):
 
 
 def column(measure):
-    """Column of `log.csv` for a measure of the held-out photographs: 'road IoU' -> val_road_iou."""
+    """Column of `log.csv` for a measure of held-out photographs: 'road IoU' -> val_road_iou."""
     return 'val_' + measure.lower().replace(' ', '_')
 
 
@@ -297,7 +299,7 @@ def write_log(run, rows, columns=LOG_COLUMNS):
 
 @contextmanager
 def locked(run):
-    """Keeps other processes from training a run. The lock ends with the process, even a killed one.
+    """Keeps other processes from training a run, until this one ends or is killed.
 
     Args:
         run: folder; None locks nothing.

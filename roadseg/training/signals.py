@@ -14,7 +14,7 @@ STOPPING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
 
 @contextmanager
 def as_ctrl_c():
-    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is half written is deleted."""
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that nothing half written is left."""
     with _handling(signal.default_int_handler):
         yield
 
