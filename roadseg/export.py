@@ -21,20 +21,7 @@ photographs of the training.
 An export is compared with the run's own checkpoint, in float32, on the photographs held out, and
 is left out where it differs by more than `LIMITS`. --compare measures all of them.
 
-The ONNX file needs neither TensorFlow nor this project:
-
-    import json, sys
-    import numpy as np, onnxruntime
-    from PIL import Image
-
-    folder, picture, out = sys.argv[1:]
-    about = json.load(open(folder + '/export.json'))
-    height, width = about['image_size']
-    photograph = Image.open(picture).convert('RGB').resize((width, height))
-    session = onnxruntime.InferenceSession(folder + '/model.onnx')
-    probabilities, = session.run(None, {'photographs': np.asarray(photograph)[np.newaxis]})
-    colours = np.array(about['palette'], np.uint8)
-    Image.fromarray(colours[probabilities[0].argmax(axis=-1)]).save(out)
+The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """
 import importlib.util
 import os

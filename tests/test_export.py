@@ -5,8 +5,8 @@ import resource
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,7 +176,9 @@ def test_onnx_runs_by_the_ten_lines_of_the_documentation(run, tmp_path):
     out, picture = tmp_path / 'onnx', tmp_path / 'photo.png'
     assert call(run, '--format', 'onnx', '--out', out) == 0
     write_image(picture, RNG.integers(0, 256, (80, 144, 3), np.uint8))
-    code = textwrap.dedent(export.__doc__.partition('nor this project:')[2])
+    readme = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
+    code = next(block for block in readme.split('```python\n')[1:]
+                if 'onnxruntime' in block).partition('```')[0]
     subprocess.run([sys.executable, '-I', '-c', code, str(out), str(picture),
                     str(tmp_path / 'seen.png')], check=True, cwd=tmp_path)
     seen = read_image(tmp_path / 'seen.png')
