@@ -244,18 +244,22 @@ def test_run_that_is_killed_at_random_ends_like_the_uninterrupted_one(data, whol
 
 # Lost and damaged files -----------------------------------------------------------------------
 
-def test_epochs_that_were_logged_but_not_saved_are_run_again(copy, whole, data, tmp_path):
+def test_epochs_that_were_logged_but_not_saved_are_run_again(
+        copy, whole, data, tmp_path, capsys):
     """In folders that were moved, with names that are patterns, and through a link.
 
-    The best of what is left is kept, not the best of a log that is ahead of the checkpoints.
+    The best of what is left is kept, not the best of a log that is ahead of the checkpoints. What
+    stands in the way of TensorBoard's events costs a warning.
     """
     rows = read_log(copy)
     rows[-1]['val_maxf'] = '100'
     write_log(copy, rows)
     run = without_last_epoch(copy).rename(tmp_path / 'a[1]*?\\ \'"ü')
+    (run / 'tensorboard').touch()
     (tmp_path / 'link').symlink_to(run)
     moved = shutil.copytree(data, tmp_path / 'data[2]')
     assert command('--resume', tmp_path / 'link', '--data-dir', moved) == 0
+    assert capsys.readouterr().err.count('warning: no more events for TensorBoard') == 1
     assert_like(run, whole, resume=False)
 
 
@@ -379,6 +383,7 @@ def test_full_disk_while_training(data, whole, tmp_path, capsys):
         assert_like(run, whole)
 
 
+@pytest.mark.slow
 def test_disk_that_is_full_at_the_start(data, tmp_path, capsys):
     with small_disk(tmp_path / 'disk', '600k') as disk:
         code, run = train(data, disk)
@@ -386,7 +391,8 @@ def test_disk_that_is_full_at_the_start(data, tmp_path, capsys):
         assert 'no space left on the disk' in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_events_that_cannot_be_written_cost_a_warning(copy, whole, tmp_path, capsys):
+@pytest.mark.slow
+def test_events_on_a_full_disk_cost_a_warning(copy, whole, tmp_path, capsys):
     run = without_last_epoch(copy)
     with small_disk(tmp_path / 'disk', '1m') as disk:
         (run / 'tensorboard').symlink_to(disk)
