@@ -241,16 +241,17 @@ def write_submission(run, args):
                           FileNotFoundError(errno.ENOENT, ''), 'name a file in a folder that is '
                           'there')
     dataset, _ = open_dataset(run, args.data_dir)
-    if not dataset.tests:
-        raise InputError(f'{dataset.title} has no test photographs in '
-                         f"{args.data_dir or 'the folder of the training'}")
     if dataset.name in ('kitti', 'demo') and len(dataset.classes) == 2:
-        encode = kitti_encoder(dataset)
+        make_encoder = kitti_encoder
     elif dataset.name == 'cityscapes':
-        encode = cityscapes_encoder(dataset)
+        make_encoder = cityscapes_encoder
     else:
         raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
                          'for KITTI Road and Cityscapes')
+    if not dataset.tests:
+        raise InputError(f'{dataset.title} has no test photographs in '
+                         f"{args.data_dir or 'the folder of the training'}")
+    encode = make_encoder(dataset)
     archive = io.BytesIO()
     with opened(run, args) as (_, network), zipfile.ZipFile(archive, 'w') as members:
         for image in tqdm(dataset.tests, 'submission', disable=None):

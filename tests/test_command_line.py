@@ -282,18 +282,6 @@ def test_an_ordinary_run_writes_nothing_of_tensorflows(finished):
     assert all(line.startswith('warning: ') for line in err.splitlines() if line), err
 
 
-def test_photographs_of_ones_own_need_none_to_test_on(data, tmp_path, capsys):
-    """And ends early, but completely."""
-    shutil.rmtree(data / 'data_road/testing')
-    assert run_command(main.main, arguments(data, tmp_path, '--epochs', '50',
-                                            '--max-steps', '3')) == 0
-    folder = run_folder(tmp_path)
-    assert read_log(folder)[-1]['step'] == '3'
-    assert (folder / 'evaluation.json').exists() and (folder / 'index.html').exists()
-    assert not (folder / 'overlays').exists()
-    assert 'testing/image_2 holds 0 test photographs' in capsys.readouterr().err
-
-
 def save_old_graph(path):
     """A VGG16 like that of the course's archive.
 

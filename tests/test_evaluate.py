@@ -46,9 +46,9 @@ def run(data, tmp_path_factory):
 @pytest.fixture(scope='module')
 def seven(data, tmp_path_factory):
     """A run of seven classes, in the layout of a folder of one's own."""
-    folder = demo.write_scenes(tmp_path_factory.mktemp('seven'), train=12, test=3, held_out=1,
+    folder = demo.write_scenes(tmp_path_factory.mktemp('seven'), train=12, test=0, held_out=1,
                                size=(47, 155), num_classes=7)
-    return train(folder, tmp_path_factory.mktemp('runs'), '--dataset', 'folder', '--epochs', '1',
+    return train(folder, tmp_path_factory.mktemp('runs'), '--dataset', 'folder', '--epochs', '50',
                  '--encoder', str(data / 'vgg'), '--max-steps', '2')
 
 
@@ -130,6 +130,13 @@ def test_size_and_mirroring_can_be_other_than_in_the_training(run):
     assert evaluated(run) == 0
     assert pictured(run)['test_scale'] == [1] and pictured(run)['flip_test'] is False
     assert pictured(run)['loss'] != other['loss']
+
+
+def test_a_run_that_ends_early_without_test_photographs_is_complete(seven):
+    assert [row['step'] for row in read_log(seven)] == ['2']
+    for name in ('evaluation.json', 'index.html', 'checkpoints/step-000002'):
+        assert (seven / name).exists()
+    assert not (seven / 'overlays').exists()
 
 
 def test_several_classes_are_scored_by_their_names(seven, capsys):
