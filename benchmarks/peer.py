@@ -1,0 +1,150 @@
+"""The same FCN-8s in PyTorch, and in this project, each as a process that does a step when asked.
+
+For `benchmarks/train.py` and `benchmarks/infer.py` only. Both have VGG16's 13 convolutions, context
+layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
+averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
+autocast for bfloat16.
+"""
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+CLASSES = 2
+
+
+def serve(step):
+    """Does a step for each line that comes in, and answers with its seconds."""
+    for _ in range(2):          # planning and warming up
+        step()
+    print('ready', flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        print(time.perf_counter() - began, flush=True)
+
+
+def batch(size, image_shape):
+    """A batch of noise: (images uint8 [N, H, W, 3], classes uint8 [N, H, W])."""
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 256, (size, *image_shape, 3), np.uint8),
+            rng.integers(0, CLASSES, (size, *image_shape), np.uint8))
+
+
+def ours(encoder, size, image_shape, precision, training):
+    """This project's step, as a function."""
+    import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
+    import tensorflow.compat.v1 as tf
+    import main
+    from roadseg.training import device
+    options = SimpleNamespace(
+        seed=0, model='fcn8s', score_channels=32, weight_decay=5e-5, clip_norm=1.0,
+        freeze_blocks=2, decoder_rate=10.0, average_decay=0.99, precision=precision, train='all',
+        dataset='kitti')
+    sess = tf.Session(config=device.session_config(precision))
+    net = main.build(sess, encoder, CLASSES, options)
+    main.initialize_new(sess)
+    sess.graph.finalize()
+    images, classes = batch(size, image_shape)
+    if not training:
+        return lambda: sess.run(net.logits, {net.input_image: images, net.keep_prob: 1.0})
+    feed = {net.input_image: images, net.classes: classes, net.keep_prob: 0.5,
+            net.learning_rate: 1e-4, **net.feed}
+    return lambda: sess.run([net.cross_entropy_loss, net.train_op], feed)
+
+
+def torch_peer(size, image_shape, precision, training, channels_last):
+    """PyTorch's step, as a function."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as nnf
+
+    def up(channels, out, factor):
+        return nn.ConvTranspose2d(channels, out, 2 * factor, factor, factor // 2, bias=False)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, inputs = nn.ModuleList(), 3
+            for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+                layers = []
+                for _ in range(depth):
+                    layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
+                    inputs = width
+                self.blocks.append(nn.Sequential(*layers))
+            self.near = nn.ModuleList(nn.Conv2d(512, 256, 3, padding=d, dilation=d)
+                                      for d in (1, 2, 4))
+            self.mean, self.fc7 = nn.Conv2d(512, 256, 1), nn.Conv2d(1024, 512, 1)
+            self.scores = nn.ModuleList(nn.Conv2d(width, 32, 1) for width in (512, 512, 256))
+            self.up2, self.up4, self.up32 = up(32, 32, 2), up(32, 32, 2), up(32, CLASSES, 8)
+
+        def upsample(self, layer, x, like):
+            factor = layer.stride[0]
+            x = layer(nnf.pad(x, (1, 1, 1, 1), mode='replicate'))
+            return x[..., factor:factor + like[0], factor:factor + like[1]]
+
+        def forward(self, x):
+            pools = []
+            for block in self.blocks:
+                x = nnf.max_pool2d(block(x), 2, ceil_mode=True)
+                pools.append(x)
+            image = nnf.relu(self.mean(x.mean((2, 3), keepdim=True))).expand(-1, -1, *x.shape[2:])
+            x = torch.cat([*(nnf.relu(near(x)) for near in self.near), image], 1)
+            x = nnf.dropout(x, 0.5, self.training)
+            x = nnf.dropout(nnf.relu(self.fc7(x)), 0.5, self.training)
+            score7, score4, score3 = (score(value) for score, value in zip(
+                self.scores, (x, 0.58 * pools[3], 0.0058 * pools[2])))
+            x = self.upsample(self.up2, score7, score4.shape[2:]) + score4
+            x = nnf.relu(self.upsample(self.up4, x, score3.shape[2:]) + score3)
+            return self.upsample(self.up32, x, image_shape)
+
+    net = Net().train(training)
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    for block in net.blocks[:2]:
+        block.requires_grad_(False)
+    images, classes = batch(size, image_shape)
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    images, classes = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(classes).long()
+    autocast = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
+
+    def forward():
+        with autocast:
+            x = (images.float() / 255 - mean) / deviation
+            if channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return net(x)
+
+    if not training:
+        def infer():
+            with torch.inference_mode():
+                return forward()
+        return infer
+    trained = [p for p in net.parameters() if p.requires_grad]
+    averages = [p.detach().clone() for p in trained]
+    adam = torch.optim.Adam(trained, 1e-4, fused=True)
+
+    def step():
+        loss = nnf.cross_entropy(forward().float(), classes)
+        decay = sum(p.square().sum() for p in trained if p.ndim == 4)
+        adam.zero_grad(set_to_none=True)
+        (loss + 2.5e-5 * decay).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        adam.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, trained, 0.01)
+        return float(loss.detach())
+
+    return step
+
+
+if __name__ == '__main__':
+    who, size, shape, precision, training, encoder = sys.argv[1:]
+    image_shape = tuple(map(int, shape.split('x')))
+    arguments = int(size), image_shape, precision, training == 'train'
+    serve(ours(encoder, *arguments) if who == 'ours'
+          else torch_peer(*arguments, who.endswith('channels_last')))
