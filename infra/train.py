@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def is_unfinished(run):
     """Whether a run, a folder, has a checkpoint and epochs to go, or was not scored at its end."""
-    checkpoints = sorted((run / 'checkpoints').glob('step-*[0-9]'))
+    checkpoints = sorted((run / 'checkpoints').glob('step-*[0-9]'),
+                         key=lambda path: int(path.name.removeprefix('step-')))
     if not checkpoints:
         return False
     try:
