@@ -16,7 +16,6 @@ from roadseg.files import write_json
 from roadseg.training import checkpoints
 from roadseg.training.run_folder import Progress, write_log
 
-tf.disable_eager_execution()
 ODD_NAMES = ('a[1]', 'a*b', 'a?b', 'a\\b', 'a[!b]*?', 'it\'s "so"', 'a b', 'a\nb',
              'Straße 日本', '%s{}$', '-r')
 
