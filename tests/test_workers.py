@@ -123,6 +123,7 @@ def test_two_workers_are_one_with_twice_the_batch(data, alone, tmp_path):
     np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone, tmp_path):
     """The others end by themselves, within a minute, naming the one that is gone."""
     process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
@@ -143,6 +144,7 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
     np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_with_other_options_are_refused(data, tmp_path):
     addresses = launch.free_addresses(2)
     processes = [subprocess.Popen(
