@@ -155,6 +155,7 @@ def whole(data, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
         data, tmp_path, capsys, monkeypatch, request):
     # Killed while the checkpoint of the first epoch is written; the one of the start is left.
@@ -188,6 +189,7 @@ def test_signal_before_the_training_leaves_no_run(data, tmp_path, monkeypatch):
     assert train(data, tmp_path) == (130, None)
 
 
+@pytest.mark.slow
 def test_minutes_between_checkpoints_the_lock_and_a_signal_in_the_last_step(
         data, tmp_path, monkeypatch):
     """A clock that goes on by a quarter of an hour with every look at it."""
@@ -244,6 +246,7 @@ def test_run_that_is_killed_at_random_ends_like_the_uninterrupted_one(data, whol
 
 # Lost and damaged files -----------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_epochs_that_were_logged_but_not_saved_are_run_again(
         copy, whole, data, tmp_path, capsys):
     """In folders that were moved, with names that are patterns, and through a link.
