@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
     """Two epochs of 18 photographs at 10 ms: 0.36 s of steps."""
     done = subprocess.run(
@@ -34,6 +37,7 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
     assert float(lines[-1].split()[3]) > 1
 
 
+@pytest.mark.slow
 def test_what_the_run_refuses_ends_the_benchmark(tmp_path):
     done = subprocess.run(
         [sys.executable, 'benchmarks/epoch.py', '--data-dir', str(tmp_path), '--split', 'odd'],

@@ -66,6 +66,7 @@ def test_a_transposed_convolution_is_one_before_depth_to_space(factor):
 
 
 @pytest.mark.parametrize('kind', ['fcn8s', 'segnet', 'resnet50'])
+@pytest.mark.slow
 def test_the_graph_for_inference_answers_as_the_one_for_training(data, tmp_path, kind):
     run = exported.save_run(tmp_path / 'run', data, kind)
     with export.checkpoint_network(run) as (_, network, frozen):
@@ -160,6 +161,7 @@ assert values.shape == (2, 33, 50, 2) and np.allclose(values.sum(-1), 1), values
 '''
 
 
+@pytest.mark.slow
 def test_a_savedmodel_is_served_in_a_process_without_this_project(run, tmp_path):
     out = tmp_path / 'served'
     assert call(run, '--format', 'savedmodel', '--out', out) == 0
@@ -252,6 +254,7 @@ def test_a_network_that_says_nan_is_found(bright, data):
 
 # The comparison ---------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(bright, tmp_path / 'run')
     monkeypatch.setattr(export, 'PRECISIONS', {'tflite': ('none', 'int8')})

@@ -96,6 +96,7 @@ def test_sizes_and_mirror_image_are_averaged_as_the_run_does(tmp_path):
         assert opened.predict(picture)[..., 1] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained(tiny_vgg, tmp_path):
     demo.write_scenes(tmp_path, train=6, test=3, held_out=1, size=(47, 155))
     shutil.copytree(tiny_vgg, tmp_path / 'vgg')

@@ -92,6 +92,7 @@ def test_another_model_takes_the_encoder(data, taught):
     assert origin['fresh'] and not any(name.startswith('conv') for name in origin['fresh'])
 
 
+@pytest.mark.slow
 def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, taught, tmp_path,
                                                                        capsys):
     code, run = train(data, tmp_path, '--start-from', taught)

@@ -282,6 +282,7 @@ def command(*arguments):
     return run_command(main.main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_resumed_student_ends_like_the_uninterrupted_one(data, teacher, photographs, tmp_path,
                                                          monkeypatch, capsys):
     def train(runs):

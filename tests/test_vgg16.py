@@ -94,6 +94,7 @@ def write_legacy_h5(path):
             group.create_dataset(names[1], data=np.float32(rng.normal(size=shape[-1])))
 
 
+@pytest.mark.slow
 def test_a_keras_file_becomes_a_graph_that_agrees_with_keras_up_to_fc7(tmp_path, monkeypatch):
     """On 7x7 cells the centre of fc6 sees just what Keras' fc1 sees: the whole of pool 5.
 
