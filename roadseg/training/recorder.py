@@ -211,7 +211,7 @@ class Recorder:
         write_json(self.folder / 'evaluation.json', score.summary(
             result, self.dataset, f'step-{self.progress.step:06d}', self.options.split,
             self.network))
-        print(f'{self.title()}: {score.tables([result], self.dataset)}')
+        print(f'{self.options.split}: {score.tables([result], self.dataset)}')
 
     def finish(self):
         """Writes the page, and the one that compares all runs."""
