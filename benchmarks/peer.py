@@ -44,9 +44,10 @@ def ours(encoder, size, image_shape, precision, training):
         seed=0, model='fcn8s', score_channels=32, weight_decay=5e-5, clip_norm=1.0,
         freeze_blocks=2, decoder_rate=10.0, average_decay=0.99, precision=precision, train='all',
         dataset='kitti')
-    sess = tf.Session(config=device.session_config(precision))
-    net = main.build(sess, encoder, CLASSES, options)
-    main.initialize_new(sess)
+    with tf.Graph().as_default():
+        sess = tf.Session(config=device.session_config(precision))
+        net = main.build(sess, encoder, CLASSES, options)
+        main.initialize_new(sess)
     sess.graph.finalize()
     images, classes = batch(size, image_shape)
     if not training:
