@@ -1,5 +1,7 @@
-"""What several test files need: a tiny VGG16, and a network that does not answer."""
+"""What several test files need: a tiny VGG16, a small disk, and a network that does not answer."""
 import socket
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,6 +13,20 @@ def save_tiny_vgg(path, width_divisor=32, fc_width=12, fc_kernel=3, context=Fals
     top = vgg16.top_shapes(shapes['conv5_3'][-1], fc_width, fc_kernel, context)
     vgg16.save({}, {**shapes, **top}, vgg16.torch_input, path)
     return path
+
+
+@contextmanager
+def small_disk(folder, size):
+    """Mounts a file system of a size such as '300k', or skips the test."""
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
+                             capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip('a small file system cannot be mounted here: ' + mounted.stderr.strip())
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', folder], check=True)
 
 
 @pytest.fixture(scope='session')

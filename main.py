@@ -466,7 +466,8 @@ def main(argv=None):
     options = parse_args(argv)
     with signals.as_ctrl_c(), locked(options.resume if workers.join().is_first else None):
         folder = unlabelled.rounds(run, options)
-    print(f'overlays: {folder}/overlays    open {folder}/index.html')
+    overlays = f'overlays: {folder}/overlays    ' if (folder / 'overlays').is_dir() else ''
+    print(f'{overlays}open {folder}/index.html')
 
 
 if __name__ == '__main__':

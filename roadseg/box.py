@@ -50,7 +50,7 @@ def windows(image, classes, shape, count):
     """
     (rows, columns), surplus = shape, np.subtract(classes.shape, shape)
     found = []
-    for share in (np.arange(count) + 0.5) / count if count == 1 else np.linspace(0, 1, count):
+    for share in [0.5] if count == 1 else np.linspace(0, 1, count):
         top, left = (round(share * room) for room in surplus)
         cut = np.s_[top:top + rows, left:left + columns]
         found.append((image[cut], classes[cut]))

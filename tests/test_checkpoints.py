@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from conftest import small_disk
 from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.training import checkpoints
@@ -416,20 +417,6 @@ def test_checkpoint_that_had_diverged_is_passed_over(tiny, capsys):
 
 
 # The disk -------------------------------------------------------------------------------------
-
-@contextmanager
-def small_disk(folder, size):
-    """Mounts a file system of a size such as '300k', or skips the test."""
-    folder.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
-                             capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip('a small file system cannot be mounted here: ' + mounted.stderr.strip())
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', folder], check=True)
-
 
 def test_full_disk_leaves_the_checkpoint_before(tmp_path):
     with small_disk(tmp_path / 'disk', '400k') as disk, \

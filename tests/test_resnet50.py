@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 import main
 from roadseg.errors import InputError
-from roadseg.networks import resnet50
+from roadseg.networks import resnet50, vgg16
 
 OUTPUTS = ['layer3_out:0', 'layer4_out:0', 'layer7_out:0']
 ENDS = ['conv3_block4_out', 'conv4_block6_out', 'conv5_block3_out']     # as Keras calls them
@@ -113,7 +113,7 @@ def test_parameters_are_keras_without_batch_normalisation_and_the_top(keras_mode
         for frozen, first in ((1, 'conv2_block1_0_conv'), (4, 'conv5_block1_0_conv')):
             assert main.trained_variables(frozen)[0].name == first + '/kernel:0'
         assert not main.trained_variables(5)
-        assert not tf.get_collection(resnet50.NEW_KERNELS)
+        assert not tf.get_collection(vgg16.NEW_KERNELS)
 
 
 def test_weights_with_a_top_are_read_as_well(keras_model, h5, tmp_path):
@@ -196,7 +196,7 @@ def test_initialising_everything_wipes_pretrained_weights_loudly(saved):
 def test_random_kernels_come_from_the_seed(narrow):
     with tf.Graph().as_default(), tf.Session() as sess:
         main.load_vgg(sess, str(narrow))
-        names = {name.decode() for name in tf.get_collection(resnet50.NEW_KERNELS)}
+        names = {name.decode() for name in tf.get_collection(vgg16.NEW_KERNELS)}
         kernels = [variable for variable in tf.trainable_variables()
                    if variable.op.name in names]
         assert names == {name + '/kernel' for name in resnet50.convolution_shapes()}

@@ -19,7 +19,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import main
-from conftest import save_tiny_vgg
+from conftest import save_tiny_vgg, small_disk
 from roadseg.commands import run_command
 from roadseg.datasets import demo
 from roadseg.images import write_image
@@ -88,20 +88,6 @@ def without_last_epoch(run):
     for name in ('overlays', 'validation', 'tensorboard'):
         shutil.rmtree(run / name)
     return run
-
-
-@contextmanager
-def small_disk(folder, size):
-    """Mounts a file system of a size such as '300k', or skips the test."""
-    folder.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder],
-                             capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip('a small file system cannot be mounted here: ' + mounted.stderr.strip())
-    try:
-        yield folder
-    finally:
-        subprocess.run(['umount', folder], check=True)
 
 
 # Kills ----------------------------------------------------------------------------------------

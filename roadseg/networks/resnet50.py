@@ -28,8 +28,8 @@ import tensorflow.compat.v1 as tf
 from roadseg import files
 from roadseg.commands import Parser, number, run_command
 from roadseg.errors import InputError
-from roadseg.networks.vgg16 import (NEW_KERNELS, NOT_A_NUMBER, TAG, caffe_input, dropout,
-                                    he_normal)
+from roadseg.networks import vgg16
+from roadseg.networks.vgg16 import (TAG, caffe_input, convolution_variables, dropout, he_normal)
 
 STACKS = ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3))    # name's number, width, blocks
 LAYERS = {3: 'layer3_out', 4: 'layer4_out', 5: 'layer7_out'}    # by the stack they end
@@ -102,16 +102,8 @@ def features(image, seed, shapes, new=False):
 
     def convolution(inputs, name, strides=1, padding='SAME'):
         with tf.variable_scope(name):
-            if new:
-                kernel = tf.get_variable('kernel',
-                                         initializer=random_kernel(shapes[name], seed, name))
-                bias = tf.get_variable('bias', shapes[name][-1:],
-                                       initializer=tf.zeros_initializer)
-                tf.add_to_collection(NEW_KERNELS, kernel.op.name)
-            else:
-                kernel, bias = (tf.get_variable(what, shape, initializer=NOT_A_NUMBER) for
-                                what, shape in (('kernel', shapes[name]),
-                                                ('bias', shapes[name][-1:])))
+            kernel, bias = convolution_variables(
+                shapes[name], random_kernel(shapes[name], seed, name) if new else None)
             variables[name] = kernel, bias
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides, padding), bias)
 
@@ -311,14 +303,7 @@ def check_free(out):
     if set('[]*?') & set(str(out)):
         raise InputError(f'{out} holds one of []*?, which TensorFlow takes for a pattern when it '
                          'reads weights; choose another --out')
-    try:
-        if out.exists() or out.is_symlink():
-            raise InputError(f'{out} is there already; move it away or choose another --out')
-        nearest = next(parent for parent in out.absolute().parents if parent.exists())
-        if not nearest.is_dir():
-            raise InputError(f'cannot write {out}: {nearest} is a file; choose another --out')
-    except OSError as error:        # too long a name, or a folder that may not be looked into
-        raise files.write_error(out, error) from error
+    vgg16.check_free(out)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ Image Segmentation", 2017.
 """
 import lzma
 import math
-import os
 import shutil
 import sys
 import tokenize
@@ -254,6 +253,26 @@ def he_normal(shape, seed, name):
     return draw * math.sqrt(2 / math.prod(shape[:3]))
 
 
+def convolution_variables(shape, drawn=None):
+    """Creates the variables of a convolution, in the variable scope that is open.
+
+    Args:
+        shape: [K, K, I, O] of the kernel.
+        drawn: float32 tensor of that shape, the initial value of a new kernel, whose name is
+            added to the graph's collection `NEW_KERNELS`; its bias begins with zeros. None for
+            a pretrained layer, which is to be loaded and begins with NaN.
+
+    Returns:
+        (kernel, bias [O]) variables, float32.
+    """
+    if drawn is None:
+        return (tf.get_variable('kernel', shape, initializer=NOT_A_NUMBER),
+                tf.get_variable('bias', shape[-1:], initializer=NOT_A_NUMBER))
+    kernel = tf.get_variable('kernel', initializer=drawn)
+    tf.add_to_collection(NEW_KERNELS, kernel.op.name)
+    return kernel, tf.get_variable('bias', shape[-1:], initializer=tf.zeros_initializer)
+
+
 def build(shapes, new, preprocess):
     """Builds the network in the default graph, with variables that are yet to be filled.
 
@@ -278,15 +297,8 @@ def build(shapes, new, preprocess):
 
     def convolution(inputs, name, dilation=1):
         with tf.variable_scope(name):
-            if name in new:
-                kernel = tf.get_variable('kernel', initializer=he_normal(shapes[name], seed, name))
-                bias = tf.get_variable('bias', shapes[name][-1:],
-                                       initializer=tf.zeros_initializer)
-                tf.add_to_collection(NEW_KERNELS, kernel.op.name)
-            else:
-                kernel, bias = (tf.get_variable(what, shape, initializer=NOT_A_NUMBER) for
-                                what, shape in (('kernel', shapes[name]),
-                                                ('bias', shapes[name][-1:])))
+            kernel, bias = convolution_variables(
+                shapes[name], he_normal(shapes[name], seed, name) if name in new else None)
             variables[name] = kernel, bias
             # Dilation by rearrangement: Eigen has no gradient of a dilated convolution.
             outputs = tf.nn.with_space_to_batch(
@@ -342,6 +354,26 @@ def save(weights, new_shapes, preprocess, out):
         save_encoder(sess, out)
 
 
+def check_free(out):
+    """Checks, before the work of minutes, that a folder can be made.
+
+    Args:
+        out: path.
+
+    Raises:
+        InputError: it is there already, or would have to be in a file.
+    """
+    out = Path(out)
+    try:
+        if out.exists() or out.is_symlink():
+            raise InputError(f'{out} is there already; move it away or choose another --out')
+        nearest = next(parent for parent in out.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise InputError(f'cannot write {out}: {nearest} is a file; choose another --out')
+    except OSError as error:        # too long a name, or a folder that may not be looked into
+        raise write_error(out, error) from error
+
+
 def save_encoder(sess, out):
     """Writes the session's graph and variables as a SavedModel with the tag of an encoder.
 
@@ -353,8 +385,7 @@ def save_encoder(sess, out):
         InputError: `out` is there already, or cannot be written.
     """
     out = Path(out)
-    if out.exists():
-        raise InputError(f'{out} is there already; move it away or choose another --out')
+    check_free(out)
     part = out.with_name(out.name + '.part')
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -488,14 +519,7 @@ def check_room(out, fc_width, fc_kernel, context):
         InputError: something is there already, a file stands in the way, or memory or disk will
             not do for the new layers.
     """
-    if os.path.lexists(out):
-        raise InputError(f'{out} is there already; move it away or choose another --out')
-    for parent in Path(out).absolute().parents:
-        if os.path.exists(parent):
-            if not os.path.isdir(parent):
-                raise write_error(out, NotADirectoryError(f'{parent} is a file'),
-                                  'choose another --out')
-            break
+    check_free(out)
     shapes = top_shapes(BLOCKS[-1][0], fc_width, fc_kernel, context)
     needed, free = 4 * sum(map(math.prod, shapes.values())), free_memory()
     # the values, their draw, and what the writer buffers
