@@ -1,9 +1,10 @@
-"""The same FCN-8s in PyTorch, and in this project, each as a process that does a step when asked.
+"""The same FCN-8s in PyTorch, Keras and this project, each as a process that steps when asked.
 
 For `benchmarks/train.py` and `benchmarks/infer.py` only. Both have VGG16's 13 convolutions, context
 layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
 averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
-autocast for bfloat16.
+autocast for bfloat16. Keras runs on TensorFlow with oneDNN, mixed precision for bfloat16, and
+without XLA, whose convolutions are slower on a CPU.
 """
 import sys
 import time
@@ -143,9 +144,60 @@ def torch_peer(size, image_shape, precision, training, channels_last):
     return step
 
 
+def keras_peer(size, image_shape, precision, training):
+    """Keras' step, as a function."""
+    import os
+    os.environ['KERAS_BACKEND'] = 'tensorflow'
+    import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow, oneDNN as for ours
+    import keras
+    from keras import layers, ops
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy('mixed_bfloat16' if precision == 'bfloat16' else 'float32')
+    decay = keras.regularizers.L2(2.5e-5)
+
+    def conv(x, width, kernel=3, activation='relu', trainable=True, **options):
+        return layers.Conv2D(width, kernel, padding='same', activation=activation,
+                             kernel_regularizer=decay if trainable else None,
+                             trainable=trainable, **options)(x)
+
+    def up(x, width, factor, height_width):
+        x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode='symmetric')
+        x = layers.Conv2DTranspose(width, 2 * factor, factor, padding='same', use_bias=False,
+                                   kernel_regularizer=decay)(x)
+        return x[:, factor:factor + height_width[0], factor:factor + height_width[1]]
+
+    photographs = keras.Input((*image_shape, 3), dtype='uint8')
+    x = layers.Normalization(mean=[123.675, 116.28, 103.53],
+                             variance=[58.395 ** 2, 57.12 ** 2, 57.375 ** 2])(
+        ops.cast(photographs, 'float32'))
+    pools = []
+    for block, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
+        for _ in range(depth):
+            x = conv(x, width, trainable=block >= 2)
+        x = layers.MaxPooling2D(2, padding='same')(x)
+        pools.append(x)
+    mean = conv(ops.mean(x, axis=(1, 2), keepdims=True), 256, 1)
+    x = layers.Concatenate()([*(conv(x, 256, dilation_rate=d) for d in (1, 2, 4)),
+                              ops.tile(mean, [1, *x.shape[1:3], 1])])
+    x = layers.Dropout(0.5)(conv(layers.Dropout(0.5)(x), 512, 1))
+    score7, score4, score3 = (conv(value, 32, 1, None)
+                              for value in (x, 0.58 * pools[3], 0.0058 * pools[2]))
+    x = up(score7, 32, 2, score4.shape[1:3]) + score4
+    x = ops.relu(up(x, 32, 2, score3.shape[1:3]) + score3)
+    logits = layers.Activation('linear', dtype='float32')(up(x, CLASSES, 8, image_shape))
+    net = keras.Model(photographs, logits)
+    images, classes = batch(size, image_shape)
+    if not training:
+        return lambda: net.predict_on_batch(images)
+    net.compile(keras.optimizers.Adam(1e-4, global_clipnorm=1.0, use_ema=True, ema_momentum=0.99),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    return lambda: net.train_on_batch(images, classes)
+
+
 if __name__ == '__main__':
     who, size, shape, precision, training, encoder = sys.argv[1:]
     image_shape = tuple(map(int, shape.split('x')))
     arguments = int(size), image_shape, precision, training == 'train'
     serve(ours(encoder, *arguments) if who == 'ours'
+          else keras_peer(*arguments) if who == 'keras'
           else torch_peer(*arguments, who.endswith('channels_last')))

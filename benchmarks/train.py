@@ -1,4 +1,4 @@
-"""A training step of this project against PyTorch's, in alternation.
+"""A training step of this project against PyTorch's and Keras', in alternation.
 
     python benchmarks/train.py [--encoder data/vgg] [--batches 1 2] [--precisions float32 bfloat16]
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PEER = Path(__file__).with_name('peer.py')
-PEERS = ('ours', 'torch', 'torch-channels_last')
+PEERS = ('ours', 'torch', 'torch-channels_last', 'keras')
 
 
 def start(who, batch, args, precision, kind):
