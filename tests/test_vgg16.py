@@ -7,6 +7,7 @@ import sys
 import unittest.mock
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -702,6 +703,16 @@ def zipped(tiny_vgg):
 def test_a_graph_that_is_there_is_taken(tmp_path, no_network):
     (tmp_path / 'vgg').mkdir()
     assert vgg16.fetch(tmp_path) == tmp_path / 'vgg'
+
+
+@pytest.mark.parametrize('own', (False, True))
+def test_photographs_of_ones_own_share_the_vgg16_that_is_there(tmp_path, monkeypatch, no_network,
+                                                              own):
+    monkeypatch.chdir(tmp_path)
+    Path('data/vgg').mkdir(parents=True)
+    Path('mine/vgg' if own else 'mine').mkdir(parents=True)
+    options = SimpleNamespace(encoder=None, dataset='folder', data_dir='mine')
+    assert vgg16.find_encoder(options) == Path('mine/vgg' if own else 'data/vgg')
 
 
 def test_a_graph_that_was_put_there_as_an_archive_is_unpacked(tmp_path, no_network, tiny_vgg):

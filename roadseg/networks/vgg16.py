@@ -453,16 +453,20 @@ def find_encoder(options):
 
     Returns:
         Path of a SavedModel: --encoder; for drawn scenes, a narrow VGG16 without pretrained
-        weights; else the VGG16 of the data folder.
+        weights; else the VGG16 of the data folder. A folder of one's own photographs may do
+        without: the one in `data` serves, and that is where it is fetched to.
 
     Raises:
         InputError: there is none, and none could be had.
     """
     if options.encoder is not None:
         return options.encoder
+    folder = Path(options.data_dir) / 'vgg'
+    if options.dataset == 'folder' and not (folder.exists()
+                                            or folder.with_name('vgg.zip').exists()):
+        return fetch('data')
     if options.dataset != 'demo':
         return fetch(options.data_dir)
-    folder = Path(options.data_dir) / 'vgg'
     if not folder.exists():
         shapes = convolution_shapes(width_divisor=8)
         save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,

@@ -61,7 +61,8 @@ def build_parser():
     add('--model', choices=('fcn8s', 'segnet'), default='fcn8s', help='the decoder to train')
     add('--encoder', type=Path, metavar='DIR', default=None,
         help='frozen graph to start from, as `python -m roadseg.networks.resnet50` writes one; '
-             'by default the VGG16 in DATA_DIR/vgg')
+             'by default the VGG16 in DATA_DIR/vgg; for --dataset folder, that in data/vgg where '
+             'DATA_DIR has none')
     add('--resume', type=Path, metavar='RUN', default=None,
         help='go on with this run from its last checkpoint, with its options')
     add('--data-dir', default='data', metavar='DIR',
