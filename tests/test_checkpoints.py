@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,10 +39,14 @@ class Tiny:
     def set(self, value):
         self.sess.run(self.assign, {self.value: np.full(self.variable.shape, value)})
 
-    def save(self, step, value=None, epoch=0, **progress):
-        """Saves a checkpoint of a step, with the variable filled with the step or a value."""
+    def at(self, step, value=None):
+        """Sets the global step, and fills the variable with the step or a value."""
         self.set(step if value is None else value)
         self.sess.run(self.assign_step, {'new_step:0': step})
+
+    def save(self, step, value=None, epoch=0, **progress):
+        """Saves a checkpoint, see `at`."""
+        self.at(step, value)
         return checkpoints.save(self.sess, self.saver, self.run,
                                 Progress(epoch=epoch, step=step, **progress))
 
@@ -162,10 +167,25 @@ def test_the_best_is_that_of_the_data_sets_own_measure(tmp_path):
 
 
 def test_an_epoch_without_a_score_is_not_the_best(tiny):
+    tiny.save(40)
     tiny.log(10.0, '', 'nan', 5.0)
     assert checkpoints.best_step(tiny.run) == 10
     tiny.log('', '')
     assert checkpoints.best_step(tiny.run) is None
+
+
+def test_an_epoch_that_no_checkpoint_has_reached_is_not_the_best(tiny):
+    """Its checkpoint is being written while it is scored; a kill may leave none of it."""
+    tiny.save(10)
+    tiny.save(20)
+    tiny.log(60.0, 50.0, 90.0)
+    assert checkpoints.best_step(tiny.run) == 10
+    assert load(tiny.run, 'best') == ('step-000010', 10)
+    tiny.save(25)       # and what is the best for now is kept
+    assert tiny.names() == ['step-000010', 'step-000020', 'step-000025']
+    tiny.save(30)
+    assert checkpoints.best_step(tiny.run) == 30
+    assert tiny.names() == ['step-000025', 'step-000030']
 
 
 def test_checkpoints_are_ordered_by_their_number(tiny):
@@ -245,7 +265,7 @@ def test_second_ctrl_c_while_saving_leaves_nothing_half(tiny, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny.saver, 'export_meta_graph', interrupted)
+    monkeypatch.setattr(checkpoints, 'write_json', interrupted)     # the variables are written
     with pytest.raises(KeyboardInterrupt):
         tiny.save(20)
     assert tiny.names() == ['step-000010']
@@ -483,3 +503,140 @@ def test_folder_that_is_read_only(tmp_path):
         with pytest.raises(InputError, match='cannot write .*step-000020: read-only file system'):
             tiny.save(20)
         assert load(tiny.run) == ('step-000010', 10)        # reading needs no right to write
+
+
+# Beside the training --------------------------------------------------------------------------
+
+@pytest.fixture
+def held(monkeypatch):
+    """An event that the thread waits for before it writes anything."""
+    event, write = threading.Event(), checkpoints._write
+
+    def held_write(*arguments):
+        assert event.wait(10)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoints, '_write', held_write)
+    return event
+
+
+def begin(tiny, writer, step):
+    """Begins to write a checkpoint of a step, with the variable filled with the step."""
+    tiny.at(step)
+    tiny.progress.step = step
+    writer.save(tiny.progress)
+
+
+def test_what_is_written_beside_the_training_is_what_was_when_it_began(tiny, held):
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        tiny.progress.row = {'epoch': 1, 'step': 10}
+        begin(tiny, writer, 10)
+        tiny.at(11)             # the training goes on
+        tiny.progress.step, tiny.progress.row = 11, None
+        assert checkpoints.saved(tiny.run) == []
+        held.set()
+    assert tiny.restore() == ('step-000010', Progress(step=10, row={'epoch': 1, 'step': 10}), 10)
+    assert load(tiny.run) == ('step-000010', 10)
+
+
+def test_each_checkpoint_written_beside_the_training_is_whole(tiny):
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        for step in (10, 20, 30):
+            begin(tiny, writer, step)
+        writer.wait()
+        assert tiny.names() == ['step-000020', 'step-000030'] and writer.seconds > 0
+    assert load(tiny.run) == ('step-000030', 30)
+    cut(tiny.run / 'checkpoints/step-000030/model.meta')
+    assert load(tiny.run) == ('step-000020', 20)
+
+
+def test_one_checkpoint_is_written_at_a_time(tiny, held):
+    """There is no second copy in memory before the first is on the disk."""
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        begin(tiny, writer, 10)
+        timer = threading.Timer(0.2, held.set)
+        timer.start()
+        tiny.at(20)
+        tiny.progress.step = 20
+        with pytest.MonkeyPatch.context() as patch:
+            copy, seen = checkpoints._copy, []
+            patch.setattr(checkpoints, '_copy', lambda *arguments: (
+                seen.extend(tiny.names()), copy(*arguments))[1])
+            writer.save(tiny.progress)
+        assert seen == ['step-000010']
+    assert tiny.names() == ['step-000010', 'step-000020']
+
+
+def test_diverged_weights_are_found_before_they_are_written(tiny):
+    with pytest.raises(InputError, match='diverged: after step 10.* decoder/kernel'), \
+            checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        tiny.progress.step = 10
+        tiny.set(np.nan)
+        writer.save(tiny.progress)
+        pytest.fail('not reached')
+    assert not (tiny.run / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize('ends', [KeyboardInterrupt('stopped'), InputError('the loss became nan')])
+def test_whatever_ends_the_training_waits_for_the_checkpoint(tiny, held, ends):
+    with pytest.raises(type(ends), match=str(ends)) as caught:
+        with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+            begin(tiny, writer, 10)
+            threading.Timer(0.2, held.set).start()
+            raise ends
+    assert tiny.names() == ['step-000010']
+    if isinstance(ends, InputError):
+        assert str(caught.value).endswith(f'; the last checkpoint is {tiny.run}/checkpoints/'
+                                          'step-000010')
+
+
+def test_a_full_disk_is_told_at_the_next_opportunity(tmp_path, capsys):
+    """When asked, before the next checkpoint, at the end; beside another error, on stderr."""
+    with small_disk(tmp_path / 'disk', '400k') as disk, \
+            tiny_run(make_run(disk / 'run'), shape=[50_000]) as tiny:       # 200 kB
+        first, message = tiny.save(10), 'cannot write .*step-000020: no space left on the disk; '
+
+        def fails(then, error=InputError, match=message + '.*; the last checkpoint is .*000010$'):
+            with pytest.raises(error, match=match):
+                with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+                    begin(tiny, writer, 20)
+                    then(writer)
+            assert tiny.names() == ['step-000010']
+
+        def ask_until_it_is_told(writer):
+            while True:
+                writer.check()
+
+        fails(ask_until_it_is_told)
+        fails(lambda writer: writer.wait())
+        fails(lambda writer: begin(tiny, writer, 21))
+        fails(lambda writer: None)
+        assert capsys.readouterr().err == ''
+
+        def interrupt(writer):
+            raise KeyboardInterrupt('stopped')
+
+        fails(interrupt, KeyboardInterrupt, 'stopped')
+        error = capsys.readouterr().err
+        assert error.startswith('warning: cannot write ') and error.count('\n') == 1
+        assert checkpoints.saved(tiny.run) == [first] and tiny.restore()[2] == 10
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny):
+    """In a process of its own: the file of the variables is there, its name is not."""
+    tiny.save(10)
+    code = f"""
+import os, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+import test_checkpoints as t
+t.checkpoints.move_into_place = lambda part, path: os.kill(os.getpid(), signal.SIGKILL)
+with t.tiny_run(t.Path({str(tiny.run)!r})) as tiny:
+    with t.checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        t.begin(tiny, writer, 20)
+"""
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == -9
+    assert tiny.names() == ['step-000010', 'step-000020.part']
+    assert tiny.restore() == ('step-000010', Progress(step=10), 10)
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        begin(tiny, writer, 20)
+    assert tiny.names() == ['step-000010', 'step-000020']

@@ -7,7 +7,10 @@ same step is `step-001205.old/` in between. Kept are the last two, so that one i
 is damaged, and the one whose epoch scored best.
 
 `progress.json` says where the training stands, which run it is, and the checksums of the other
-files. TensorFlow itself checks `model.data-...`, against checksums in `model.index`.
+other files. TensorFlow itself checks `model.data-...`, against checksums in `model.index`.
+
+While a network is trained, a thread writes a copy of the variables, see `Writer`. `log.csv` may
+then be ahead of the checkpoints by the epoch that is being written: after a kill, it comes again.
 """
 import hashlib
 import json
@@ -15,9 +18,12 @@ import math
 import re
 import shutil
 import sys
+import time
+from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
@@ -29,6 +35,7 @@ from roadseg.tf_paths import literal
 from roadseg.training.run_folder import Progress, read_log, read_run
 
 FINITE = 'variables_are_finite'     # name of an operation
+COPIES = 'variables_to_save'        # name of a collection of tensors
 NAME = re.compile(r'step-(\d{6,18})(\.old)?')
 
 
@@ -62,12 +69,15 @@ def step_of(path):
 def best_step(run):
     """Returns the step of the epoch with the best score on held-out photographs, None without.
 
+    Epochs that no checkpoint has reached do not count: theirs is being written, or a kill took it.
+
     Raises:
-        InputError: `options.json` or `log.csv` is damaged.
+        InputError: `options.json` or `log.csv` is damaged, or the checkpoints can't be listed.
     """
     column = read_run(run)['data'].get('best', 'val_maxf')      # MaxF in runs before it was noted
-    scored = [row for row in read_log(run)
-              if row.get(column) and math.isfinite(float(row[column]))]
+    reached = max(map(step_of, saved(run)), default=-1)
+    scored = [row for row in read_log(run) if int(row['step']) <= reached
+              and row.get(column) and math.isfinite(float(row[column]))]
     return int(max(scored, key=lambda row: float(row[column]))['step']) if scored else None
 
 
@@ -105,6 +115,12 @@ def naming_last(run):
 
 # Writing --------------------------------------------------------------------------------------
 
+class Copy(NamedTuple):
+    """What a checkpoint holds: the variables between two steps, and where the training stood."""
+    values: list            # ndarrays, in the order of the saver's tensors
+    progress: Progress
+
+
 def make_saver():
     """Adds to the default graph what saves its variables, and tells whether they are finite.
 
@@ -115,7 +131,18 @@ def make_saver():
     """
     finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in _floats()]
     tf.stack(finite or [True], name=FINITE)
-    return tf.train.Saver(max_to_keep=0)
+    saver = tf.train.Saver(max_to_keep=0)
+    # Fetched itself, a variable would be copied by Python, and once more when it is written.
+    with tf.device('/device:CPU:0'):
+        for tensor in _saved_tensors(tf.get_default_graph(), saver):
+            tf.add_to_collection(COPIES, tf.raw_ops.DeepCopy(x=tensor))
+    return saver
+
+
+def _saved_tensors(graph, saver):
+    """The tensors that a saver's operation writes: all variables."""
+    [operation] = graph.get_tensor_by_name(saver.saver_def.save_tensor_name).op.control_inputs
+    return operation.inputs[3:]         # behind prefix, names and slices
 
 
 def _floats():
@@ -140,18 +167,56 @@ def save(sess, saver, run, progress):
         InputError: a variable is not finite, or the checkpoint could not be written; the ones
             before it are untouched.
     """
-    broken = _not_finite(sess)
+    return _write(sess, saver, run, _copy(sess, progress), _meta_graph(sess, saver))
+
+
+def _copy(sess, progress):
+    """Copies what a checkpoint holds.
+
+    Raises:
+        InputError: a variable is not finite.
+    """
+    finite, values = sess.run([sess.graph.get_tensor_by_name(FINITE + ':0'),
+                               sess.graph.get_collection(COPIES)])
+    broken = _broken(sess, finite)
     if broken:
         raise InputError(f'the training has diverged: after step {progress.step}, {len(broken)} '
                          f'variables are not finite, the first being {broken[0]}; try a lower '
                          '--learning-rate')
-    path = Path(run) / 'checkpoints' / f'step-{progress.step:06d}'
+    return Copy(values, replace(progress))
+
+
+def _broken(sess, finite):
+    """Returns the names of the variables that hold NaN or an infinity; nothing good follows.
+
+    Args:
+        sess: session.
+        finite: bool ndarray, what the operation `FINITE` gives.
+    """
+    with sess.graph.as_default():
+        return [variable.op.name for variable, is_finite in zip(_floats(), finite)
+                if not is_finite]
+
+
+def _meta_graph(sess, saver):
+    """Returns what `model.meta` holds: bytes."""
+    with sess.graph.as_default():
+        return saver.export_meta_graph().SerializeToString()
+
+
+def _write(sess, saver, run, copy, meta_graph):
+    """Writes a copy, see `save`; the variables may change meanwhile."""
+    path = Path(run) / 'checkpoints' / f'step-{copy.progress.step:06d}'
     part, old = (path.with_name(path.name + suffix) for suffix in ('.part', '.old'))
+    names = saver.saver_def
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        saver.save(sess, str(part / 'model'), write_state=False)
-        content = {**asdict(progress), 'run': read_run(run).get('id'),
+        sess.run(names.save_tensor_name, {
+            names.filename_tensor_name: str(part / 'model'),
+            **dict(zip(_saved_tensors(sess.graph, saver), copy.values))})
+        (part / 'model.meta').write_bytes(meta_graph)
+        content = {**asdict(copy.progress), 'run': read_run(run).get('id'),
                    'files': {file.name: _sha256(file.read_bytes()) for file in part.iterdir()
                              if file.suffix in ('.index', '.meta')}}
         write_json(part / 'progress.json', {**content, 'checksum': _checksum(content)})
@@ -165,14 +230,6 @@ def save(sess, saver, run, progress):
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return path
-
-
-def _not_finite(sess):
-    """Returns the names of the variables that hold NaN or an infinity; nothing good follows."""
-    finite = sess.run(sess.graph.get_tensor_by_name(FINITE + ':0'))
-    with sess.graph.as_default():
-        return [variable.op.name for variable, is_finite in zip(_floats(), finite)
-                if not is_finite]
 
 
 def _prune(run, newest):
@@ -209,6 +266,89 @@ def _checksum(content):
     return _sha256(json.dumps(content, sort_keys=True).encode())
 
 
+# Writing beside the training ------------------------------------------------------------------
+
+@contextmanager
+def writing(sess, saver, run):
+    """Within it, checkpoints are written while the training goes on; in the end, they are there.
+
+    To an error that ends the training, it adds which checkpoint of it is left.
+
+    Args:
+        sess, saver, run: see `save`.
+
+    Yields:
+        `Writer`.
+
+    Raises:
+        InputError: a checkpoint could not be written. Where the training ends by another error,
+            or because it was asked to, that is a line on stderr.
+    """
+    with naming_last(run), futures.ThreadPoolExecutor(1) as thread:
+        writer = Writer(sess, saver, run, thread)
+        try:
+            yield writer
+        except BaseException:
+            try:
+                writer.wait()
+            except InputError as error:
+                print(f'warning: {error}', file=sys.stderr)
+            raise
+        writer.wait()
+
+
+class Writer:
+    """Writes one checkpoint at a time, in a thread.
+
+    Args:
+        sess, saver, run: see `save`.
+        thread: `ThreadPoolExecutor` of one thread.
+    """
+
+    def __init__(self, sess, saver, run, thread):
+        self._sess, self._saver, self._run, self._thread = sess, saver, run, thread
+        self._meta_graph = self._writing = None
+        self.seconds = 0.0      # that the last one took
+
+    def save(self, progress):
+        """Copies all variables, and begins to write them as a checkpoint.
+
+        It waits for the one before, as there is room for a single copy in memory.
+
+        Args:
+            progress: `Progress`; it may change from here on.
+
+        Raises:
+            InputError: a variable is not finite; or the checkpoint before could not be written,
+                and there will be none of this step.
+        """
+        self.wait()
+        if self._meta_graph is None:        # a graph that is trained is finalized
+            self._meta_graph = _meta_graph(self._sess, self._saver)
+        self._writing = self._thread.submit(self._write, _copy(self._sess, progress))
+
+    def _write(self, copy):
+        began = time.perf_counter()
+        _write(self._sess, self._saver, self._run, copy, self._meta_graph)
+        self.seconds = time.perf_counter() - began
+
+    def check(self):
+        """Raises the InputError of a checkpoint that could not be written, without waiting."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self):
+        """Waits until the last checkpoint is on the disk.
+
+        Raises:
+            InputError: it could not be written; the ones before it are untouched.
+        """
+        if self._writing is not None:
+            futures.wait([self._writing])
+            writing, self._writing = self._writing, None
+            writing.result()
+
+
 # Reading --------------------------------------------------------------------------------------
 
 def restore(sess, saver, run, which='last'):
@@ -231,7 +371,7 @@ def restore(sess, saver, run, which='last'):
         with _naming_damage(path):
             progress = _read_progress(path, read_run(run).get('id'))
             _restore(sess, saver, path, progress)
-            broken = _not_finite(sess)
+            broken = _broken(sess, sess.run(FINITE + ':0'))
             if broken:          # earlier versions saved what had diverged
                 raise _Damaged(f'{broken[0]} is not finite')
             return path, progress
