@@ -46,6 +46,32 @@ def freeze(sess):
     return frozen, scores.name
 
 
+def with_constants(network, config):
+    """The same network in a session of its own, the averaged weights being constants there.
+
+    TensorFlow lays out a constant kernel once for the processor; a variable's it takes as it lies
+    where a float32 photograph comes alone, by a convolution half as fast on a CPU.
+
+    Args:
+        network: `inference.Network` of a run's graph, restored.
+        config: ConfigProto of the new session.
+
+    Returns:
+        `inference.Network`; its session is to be closed.
+    """
+    tensors = network.logits, network.keep_prob, network.input_image
+    with averaged_weights(network.sess):
+        frozen = tf.graph_util.convert_variables_to_constants(
+            network.sess, network.sess.graph.as_graph_def(), [tensor.op.name for tensor in tensors])
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(frozen, name='')
+        logits, keep_prob, input_image = (graph.get_tensor_by_name(tensor.name)
+                                          for tensor in tensors)
+    graph.finalize()
+    return network._replace(sess=tf.Session(graph=graph, config=config), logits=logits,
+                            keep_prob=keep_prob, input_image=input_image)
+
+
 # Rewriting ------------------------------------------------------------------------------------
 
 def inference_graph(frozen, scores, image_size=None, quantized=False):

@@ -195,29 +195,27 @@ def _open_run(run, checkpoint):
     # TensorFlow comes here, as an export can do without.
     from roadseg import quiet       # noqa: F401
     import tensorflow.compat.v1 as tf
+    from roadseg.inference_graph import with_constants
     from roadseg.training import checkpoints, device
-    graph = tf.Graph()
     config = device.session_config(device.find(options['precision']).precision)
-    sess = tf.Session(graph=graph, config=config)
-    try:
-        with graph.as_default():        # also where the caller's TensorFlow is eager
-            path = checkpoints.load(sess, run, checkpoint)
+    # A graph of its own, also where the caller's TensorFlow is eager.
+    with tf.Graph().as_default(), tf.Session(config=config) as trained:
+        path = checkpoints.load(trained, run, checkpoint)
         try:
-            network = Network.of_session(sess, options['image_size'], options['test_scale'],
+            network = Network.of_session(trained, options['image_size'], options['test_scale'],
                                          options['flip_test'])
         except KeyError as error:
             raise InputError(f'{path} is of another model: {error.args[0]}') from error
-        if 'swap_averages' in {operation.name for operation in graph.get_operations()}:
-            sess.run('swap_averages')
-        graph.finalize()
-        model = Model(path.name, network, description, run, sess.close)
+        network = with_constants(network, config)
+    try:
+        model = Model(path.name, network, description, run, network.sess.close)
         if network.logits.shape[-1] != len(model.classes):
             raise InputError(f'{run}/options.json names {len(model.classes)} classes, and the '
                              f'network in {path} has {network.logits.shape[-1]}; take the file '
                              'from a backup')
         return model
     except BaseException:
-        sess.close()
+        network.sess.close()
         raise
 
 
