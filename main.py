@@ -34,6 +34,7 @@ from roadseg.networks import segnet, vgg16
 from roadseg.tf_paths import literal
 from roadseg.training import (augment, checkpoints, class_weights, device, loss_scale, pipeline,
                               preflight, signals, start_from, unlabelled, update, workers)
+from roadseg.training.held_out import HeldOut
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
 from roadseg.training.schedule import learning_rate_at
@@ -434,8 +435,8 @@ def run(options):
                 def stopped():
                     return team.any(sess, asked())
 
-                recorder = team.recorder(Recorder, folder, saver, progress, network, dataset,
-                                         validation, options, asked)
+                held_out = HeldOut(network, dataset, validation, asked, team)
+                recorder = team.recorder(Recorder, held_out, folder, saver, progress, options)
                 recorder.catch_up()
                 train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
                          net.cross_entropy_loss, net.input_image, net.classes, net.keep_prob,

@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import save_tiny_vgg
 from roadseg import launch
@@ -19,6 +21,7 @@ from roadseg.errors import InputError
 from roadseg.training import workers
 
 ROOT = Path(__file__).parents[1]
+HELD_OUT = {'um_road': '000079', 'umm_road': '000080', 'uu_road': '000082'}
 
 
 def config(addresses=('a:1', 'b:2'), index=0, kind='worker'):
@@ -105,7 +108,8 @@ def log_of(runs):
     run, = (path for path in runs.iterdir() if path.is_dir())
     with open(run / 'log.csv', newline='') as file:
         rows = list(csv.DictReader(file))
-    return run, [[float(row[name]) for name in ('step', 'loss', 'val_loss')] for row in rows]
+    return run, [[float(row[name]) for name in (
+        'step', 'loss', 'val_loss', 'val_maxf', 'val_ap', 'val_iou', 'val_f1')] for row in rows]
 
 
 @pytest.fixture(scope='module')
@@ -117,10 +121,31 @@ def alone(data, tmp_path_factory):
     return log_of(runs)[1]
 
 
+def start_each(arguments):
+    """Starts workers that have a list of arguments each."""
+    addresses = launch.free_addresses(len(arguments))
+    return [subprocess.Popen(
+        [sys.executable, 'main.py', *own], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env=launch.environment_of(addresses, index))
+        for index, own in enumerate(arguments)]
+
+
 def test_two_workers_are_one_with_twice_the_batch(data, alone, tmp_path):
-    code, output = finish(start(options(data, tmp_path, '--batch-size', '1'), count=2))
-    assert code == 0, output
-    np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
+    """Of three held-out photographs, the first scores two and the second one.
+
+    Each has a data folder of its own, with wrong labels in the place of the other's share.
+    """
+    folders = [tmp_path / 'first', tmp_path / 'second']
+    for folder, not_its in zip(folders, (['uu_road'], ['um_road', 'umm_road'])):
+        shutil.copytree(data, folder)
+        for name in not_its:
+            path = folder / f'data_road/training/gt_image_2/{name}_{HELD_OUT[name]}.png'
+            Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+    for process in start_each([options(folder, tmp_path / 'runs', '--batch-size', '1')
+                               for folder in folders]):
+        code, output = finish(process)
+        assert code == 0, output
+    np.testing.assert_allclose(log_of(tmp_path / 'runs')[1], alone, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -146,11 +171,8 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
 
 @pytest.mark.slow
 def test_workers_with_other_options_are_refused(data, tmp_path):
-    addresses = launch.free_addresses(2)
-    processes = [subprocess.Popen(
-        [sys.executable, 'main.py', *options(data, tmp_path / str(index), '--seed', str(index))],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=launch.environment_of(addresses, index)) for index in range(2)]
-    for process in processes:
+    first, second = (options(data, tmp_path / str(index), '--seed', str(index))
+                     for index in range(2))
+    for process in start_each([first, second]):
         code, output = finish(process)
         assert code == 2 and 'worker 1' in output and 'differs from worker 0 in options' in output

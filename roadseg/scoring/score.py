@@ -76,6 +76,36 @@ def score(network, dataset, samples, pictures=None, calibrations=None, also=None
             'counts': counts, 'bev_counts': bev_counts}
 
 
+def totals(result):
+    """What a result of `score` amounts to: those of several shares may be added up.
+
+    Args:
+        result: dict, of at least one photograph.
+
+    Returns:
+        float64 ndarray (2 + K,): the cross entropy summed over the evaluated pixels, their number
+        and the K counts of all photographs. Counts are whole numbers, and exact up to 2^53.
+    """
+    counts = sum(result['counts'].values())
+    return np.float64([result['loss'] * result['pixels'], result['pixels'], *counts.ravel()])
+
+
+def of_totals(totals, dataset):
+    """What follows from `totals`.
+
+    Args:
+        totals: float64 ndarray (2 + K,).
+        dataset: `Dataset`.
+
+    Returns:
+        (mean cross entropy, dict from name of a measure to float).
+    """
+    loss, pixels, *counts = totals
+    counts = np.int64(counts).reshape(len(dataset.classes), -1)     # a row for each class
+    return float(loss / max(pixels, 1)), dataset.measures.measures(counts, dataset.classes,
+                                                                   dataset.road)
+
+
 def measures_by_group(counts, dataset):
     """The data set's measures of each group of photographs, and of all of them.
 

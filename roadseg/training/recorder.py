@@ -13,15 +13,12 @@ from tqdm import tqdm
 import roadseg.training.tensorboard as tensorboard
 from roadseg.errors import InputError
 from roadseg.files import describe_os_error, write_json
-from roadseg.inference import averaged_weights
 from roadseg.scoring import page, score
 from roadseg.scoring.runs_page import write_runs_page
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
-from roadseg.training.pipeline import read_ahead
+from roadseg.training.held_out import Stopped
 from roadseg.training.run_folder import column, log_columns, read_log, write_log
-
-EVERY_PANEL = 16        # every so many held-out photographs, one is shown in TensorBoard
 
 
 class Recorder:
@@ -31,33 +28,29 @@ class Recorder:
     a warning.
 
     Args:
+        held_out: `held_out.HeldOut`.
         folder: of the run.
         saver: from `checkpoints.make_saver`.
         progress: `Progress`, kept up to date by the training.
-        network: `inference.Network`.
-        dataset: `Dataset`.
-        validation: list of (image, label) paths that are held out; [] for none.
         options: namespace; `split`, `save_minutes`, `validate_every`, `epochs` and `max_steps`
             are used.
-        stopped: function that says whether to end now.
 
     Raises:
         InputError: `log.csv` is damaged, or can't be written.
     """
 
-    def __init__(self, folder, saver, progress, network, dataset, validation, options,
-                 stopped=lambda: False):
+    def __init__(self, held_out, folder, saver, progress, options):
         self.folder, self.saver, self.progress = Path(folder), saver, progress
-        self.network, self.dataset, self.options = network, dataset, options
-        self.validation, self.stopped = validation, stopped
+        self.held_out, self.options = held_out, options
+        self.network, self.dataset = held_out.network, held_out.dataset
         logged = read_log(folder)
         self.rows = [row for row in logged if int(row['epoch']) <= progress.epoch]
         if self.rows != logged:         # these epochs come again; the best of them is no more
             self.write_log()
         self.events = None
         with self.events_may_fail():
-            self.events = tensorboard.EventFile(self.folder / 'tensorboard', network.sess.graph,
-                                                progress.step)
+            self.events = tensorboard.EventFile(
+                self.folder / 'tensorboard', self.network.sess.graph, progress.step)
         self.saved_at = time.monotonic()
         self.beside, self.page = ThreadPoolExecutor(1), None    # page: a future, or None
 
@@ -65,10 +58,12 @@ class Recorder:
 
     def catch_up(self):
         """Scores and logs the epoch that was saved when the run ended, and not logged."""
-        if self.progress.row is not None:
-            if all(int(row['epoch']) < self.progress.epoch for row in self.rows):
-                self.record(self.progress.row)
-            self.progress.row = None
+        row, epoch = self.progress.row, self.progress.epoch
+        if row is not None and all(int(logged['epoch']) < epoch for logged in self.rows):
+            self.record(row)
+        else:
+            self.held_out.scored(False)     # the other workers wait to be told
+        self.progress.row = None
 
     def after_step(self):
         """Writes a checkpoint, where the last one is older than --save-minutes."""
@@ -99,20 +94,22 @@ class Recorder:
 
     def record(self, row):
         """Scores the held-out photographs and writes the results, see `after_epoch`."""
-        shown = {image.stem for image, _ in self.validation[::EVERY_PANEL]}
         panels = {}
 
         def draw(name, *of_frame):
-            if name in shown:
+            if name in self.held_out.shown:
                 panels[name] = tensorboard.panel(*of_frame, self.dataset)
 
-        if self.validation and self.is_due(row):
-            with averaged_weights(self.network.sess):
-                result = score.score(self.network, self.dataset, self.samples(), also=draw)
-            row = {**row, 'val_loss': result['loss'], **self.logged(result)}
-            scores = ', '.join(f'{name} {row.get(column(name), math.nan):.2f}'.replace('nan', '-')
+        with self.saying_farewell():
+            result = self.held_out.scored(self.is_due(row), draw)
+        if result is not None:
+            loss, measures = result
+            row = {**row, 'val_loss': loss, **{
+                column(name): measures[name] for name in self.dataset.measures.LOGGED
+                if name in measures}}
+            scores = ', '.join(f'{name} {measures.get(name, math.nan):.2f}'.replace('nan', '-')
                                for name in self.dataset.measures.LOGGED)
-            tqdm.write(f"    {self.title()}: loss {result['loss']:.4f}, {scores}")
+            tqdm.write(f'    {self.title()}: loss {loss:.4f}, {scores}')
         self.rows.append(row)
         self.write_log()
         if self.events is not None:
@@ -124,19 +121,6 @@ class Recorder:
                     {key: row[key] for key in row if key not in ('epoch', 'step')})
                 self.events.flush()
         self.write_page_beside()
-
-    def logged(self, result):
-        """The columns of the log that follow from a result of `score.score`."""
-        scores = score.measures_by_group(result['counts'], self.dataset)[self.dataset.pooled]
-        return {column(name): scores[name]
-                for name in self.dataset.measures.LOGGED if name in scores}
-
-    def samples(self):
-        """Yields (name, photograph, classes) of each held-out photograph, read anew."""
-        for sample in read_ahead(self.validation, self.dataset.read_label):
-            if self.stopped():
-                raise KeyboardInterrupt(self.farewell())
-            yield sample
 
     def title(self):
         """Names the held-out photographs, such as 'KITTI Road, val3'."""
@@ -196,6 +180,14 @@ class Recorder:
         self.write_page()
         raise KeyboardInterrupt(self.farewell())
 
+    @contextmanager
+    def saying_farewell(self):
+        """Where the scoring is asked to end, says how to go on."""
+        try:
+            yield
+        except Stopped:
+            raise KeyboardInterrupt(self.farewell()) from None
+
     def farewell(self):
         """What is said at the end of a run that a signal interrupted."""
         path = checkpoints.saved(self.folder)[-1]
@@ -203,11 +195,16 @@ class Recorder:
                 + shlex.quote(str(self.folder)))
 
     def score_last(self):
-        """Scores the last weights, with pictures, and prints the table."""
-        if not self.validation:
+        """Scores the last weights, with pictures, and prints the table.
+
+        This worker alone does it, as it has the folder that the pictures go into.
+        """
+        if not self.held_out.pairs:
             return
-        result = score.score(self.network, self.dataset, self.samples(),
-                             self.folder / 'validation')
+        with self.saying_farewell():
+            result = score.score(self.network, self.dataset,
+                                 self.held_out.samples(self.held_out.pairs),
+                                 self.folder / 'validation')
         write_json(self.folder / 'evaluation.json', score.summary(
             result, self.dataset, f'step-{self.progress.step:06d}', self.options.split,
             self.network))

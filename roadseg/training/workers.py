@@ -132,6 +132,9 @@ class Workers:
         except tf.errors.OpError as error:
             missing = self.silent()
             if not missing:
+                time.sleep(1)       # of a process that ends, the port may be closed last
+                missing = self.silent()
+            if not missing:
                 raise
             raise InputError(self.farewell(missing)) from error
 
@@ -143,8 +146,9 @@ class Workers:
     def finish(self, sess):
         """Waits for all workers, after which one may go without alarming the others."""
         if self.count > 1:
+            with self.naming_lost():
+                self.exchange(sess, [0])
             self._watching.clear()
-            self.exchange(sess, [0])
 
     # In the graph -----------------------------------------------------------------------------
 
@@ -255,9 +259,17 @@ class Workers:
                 sess, [getattr(progress, name) for name in names])):
             setattr(progress, name, type(getattr(progress, name))(value))
 
-    def recorder(self, make, *arguments):
-        """Returns `make(*arguments)` on the first worker, and a `Bystander` on the others."""
-        return make(*arguments) if self.is_first else Bystander()
+    def recorder(self, make, held_out, *arguments):
+        """The one that keeps the run folder, or stands in its place.
+
+        Args:
+            make: function of all that follows.
+            held_out: `held_out.HeldOut`.
+
+        Returns:
+            `make(held_out, *arguments)` on the first worker, a `Bystander` on the others.
+        """
+        return make(held_out, *arguments) if self.is_first else Bystander(held_out)
 
     def check_same(self, sess, what, text):
         """Raises InputError unless all workers have the same text: of options, versions, data.
@@ -279,12 +291,24 @@ class Workers:
 
 
 class Bystander:
-    """Stands where the first worker has its `Recorder`, and keeps nothing."""
+    """Stands where the first worker has its `Recorder`: scores its share, and keeps nothing.
 
-    def nothing(self, row=None):
+    Args:
+        held_out: `held_out.HeldOut`.
+    """
+
+    def __init__(self, held_out):
+        self.held_out = held_out
+
+    def follow(self, row=None):
+        """Scores its share of the held-out photographs, where the first worker says so."""
+        self.held_out.scored()
+
+    def nothing(self):
         """Does nothing."""
 
-    catch_up = after_step = after_epoch = score_last = finish = nothing
+    catch_up = after_epoch = follow
+    after_step = score_last = finish = nothing
 
     def stop(self):
         """Raises KeyboardInterrupt."""
