@@ -429,14 +429,14 @@ def run(options):
         with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
-            with checkpoints.naming_last(folder), team.naming_lost(), \
+            with checkpoints.writing(sess, saver, folder) as writer, team.naming_lost(), \
                     signals.stopping() as asked, \
                     preflight.advising(cost, options.batch_size, available):
                 def stopped():
                     return team.any(sess, asked())
 
                 held_out = HeldOut(network, dataset, validation, asked, team)
-                recorder = team.recorder(Recorder, held_out, folder, saver, progress, options)
+                recorder = team.recorder(Recorder, held_out, folder, writer, progress, options)
                 recorder.catch_up()
                 train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,
                          net.cross_entropy_loss, net.input_image, net.classes, net.keep_prob,

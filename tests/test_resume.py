@@ -92,15 +92,17 @@ def without_last_epoch(run):
 
 # Kills ----------------------------------------------------------------------------------------
 
-# `python main.py` that is killed when a function is called for the nth time.
+# `python main.py` that is killed when a function is called for the nth time, and a file is there.
 KILLED = """
-import os, signal, sys
+import glob, os, signal, sys, time
 import main
 from roadseg.training import {module}
 original, calls = {module}.{name}, []
 def killed(*arguments, **options):
     calls.append(arguments)
     if len(calls) == {nth}:
+        while not glob.glob({file!r}):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **options)
 {module}.{name} = killed
@@ -109,10 +111,10 @@ main.main(sys.argv[1:])
 
 
 @contextmanager
-def killed(data, runs, module, name, nth):
+def killed(data, runs, module, name, nth, file):
     """Within it, a run goes on in another process; afterwards it was killed there."""
     process = subprocess.Popen(
-        [sys.executable, '-c', KILLED.format(module=module, name=name, nth=nth),
+        [sys.executable, '-c', KILLED.format(module=module, name=name, nth=nth, file=str(file)),
          '--data-dir', data, '--runs-dir', runs, *OPTIONS],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     yield
@@ -144,13 +146,15 @@ def whole(data, tmp_path_factory):
 @pytest.mark.slow
 def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
         data, tmp_path, capsys, monkeypatch, request):
-    # Killed while the checkpoint of the first epoch is written; the one of the start is left.
-    with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2):
+    # Killed while the checkpoint of the first epoch is written, and its row is in the log already;
+    # the checkpoint of the start is left.
+    with killed(data, tmp_path / 'runs', 'checkpoints', 'move_into_place', nth=2,
+                file=tmp_path / 'runs/*/log.csv'):
         whole = request.getfixturevalue('whole')        # there is a second processor
     [run] = runs_in(tmp_path / 'runs')
     assert {path.name for path in (run / 'checkpoints').iterdir()} == {
         'step-000000', 'step-000011.part'}
-    assert read_log(run) == []
+    assert len(read_log(run)) == 1 and checkpoints.best_step(run) is None
 
     # Within the second epoch.
     with monkeypatch.context() as patch:
@@ -163,7 +167,7 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
 
     # While the second epoch is saved: it is not scored any more, and not logged.
     with monkeypatch.context() as patch:
-        interrupting(patch, tf.train.Saver, 'save', 1, signal.SIGINT)
+        interrupting(patch, recorder.Recorder, 'save', 1, signal.SIGINT)
         assert command('--resume', run) == 130
     assert len(read_log(run)) == 1
     assert checkpoints.saved(run)[-1].name == 'step-000022'

@@ -30,7 +30,7 @@ class Recorder:
     Args:
         held_out: `held_out.HeldOut`.
         folder: of the run.
-        saver: from `checkpoints.make_saver`.
+        writer: `checkpoints.Writer`.
         progress: `Progress`, kept up to date by the training.
         options: namespace; `split`, `save_minutes`, `validate_every`, `epochs` and `max_steps`
             are used.
@@ -39,8 +39,8 @@ class Recorder:
         InputError: `log.csv` is damaged, or can't be written.
     """
 
-    def __init__(self, held_out, folder, saver, progress, options):
-        self.folder, self.saver, self.progress = Path(folder), saver, progress
+    def __init__(self, held_out, folder, writer, progress, options):
+        self.folder, self.writer, self.progress = Path(folder), writer, progress
         self.held_out, self.options = held_out, options
         self.network, self.dataset = held_out.network, held_out.dataset
         logged = read_log(folder)
@@ -66,12 +66,21 @@ class Recorder:
         self.progress.row = None
 
     def after_step(self):
-        """Writes a checkpoint, where the last one is older than --save-minutes."""
-        if time.monotonic() - self.saved_at >= 60 * self.options.save_minutes:
+        """Writes a checkpoint, lest the last one becomes older than --save-minutes.
+
+        Raises:
+            InputError: this or an earlier one could not be written.
+        """
+        self.writer.check()
+        if time.monotonic() - self.saved_at >= (
+                60 * self.options.save_minutes - self.writer.seconds):
             self.save()
 
     def after_epoch(self, row):
         """Saves, scores the held-out photographs, and writes log, TensorBoard events and page.
+
+        The checkpoint may be on the disk later than its row of the log. After a kill in between,
+        the training goes on from the one before, and the row is made anew.
 
         Args:
             row: dict that `train_nn` makes.
@@ -129,8 +138,8 @@ class Recorder:
     # Writing ----------------------------------------------------------------------------------
 
     def save(self):
-        """Writes a checkpoint."""
-        checkpoints.save(self.network.sess, self.saver, self.folder, self.progress)
+        """Begins to write a checkpoint, which goes on beside the training."""
+        self.writer.save(self.progress)
         self.saved_at = time.monotonic()
 
     def write_log(self):
@@ -189,7 +198,8 @@ class Recorder:
             raise KeyboardInterrupt(self.farewell()) from None
 
     def farewell(self):
-        """What is said at the end of a run that a signal interrupted."""
+        """What is said at the end of a run that a signal interrupted, when it is saved."""
+        self.writer.wait()
         path = checkpoints.saved(self.folder)[-1]
         return (f'stopped; saved {path}; go on with python main.py --resume '
                 + shlex.quote(str(self.folder)))
