@@ -415,12 +415,13 @@ def run(options):
         cost, available = preflight.report(sess, net, shapes, lesson.per_epoch * (
             options.epochs - progress.epoch), trained_variables(
                 options.freeze_blocks, options.train), options)
+        cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb))
         get_batches_fn = pipeline.gen_batch_function(
             lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,
                             colour=options.colour),
-            first_epoch=progress.epoch, cache_bytes=pipeline.cache_bytes(options.cache_gb),
-            order=lesson.order, worker=(team.index, team.count))
+            first_epoch=progress.epoch, cache=cache, order=lesson.order,
+            worker=(team.index, team.count))
 
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
@@ -435,7 +436,7 @@ def run(options):
                 def stopped():
                     return team.any(sess, asked())
 
-                held_out = HeldOut(network, dataset, validation, asked, team)
+                held_out = HeldOut(network, dataset, validation, asked, team, cache)
                 recorder = team.recorder(Recorder, held_out, folder, writer, progress, options)
                 recorder.catch_up()
                 train_nn(sess, options.epochs, options.batch_size, get_batches_fn, net.train_op,

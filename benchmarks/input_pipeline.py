@@ -65,12 +65,12 @@ def command():
               f'{args.batch_size}, {processors()} processors\n'
               f'{"":10} {"threads":>8} {"a second":>10} {"a second of CPU time":>22}')
         threads = sorted({1, 2, processors(), 2 * processors()})
-        for kept, cache_bytes in (('in memory', 2**40), ('from files', 0)):
+        for kept, room in (('in memory', 2**40), ('from files', 0)):
             for count in threads:
                 get_batches_fn = pipeline.gen_batch_function(
                     pairs, kitti.read_road_label, args.image_size, threads=count,
                     augment=partial(augment.distort, scale=defaults.scale,
-                                    colour=defaults.colour), cache_bytes=cache_bytes)
+                                    colour=defaults.colour), cache=pipeline.Cache(room))
                 rate, of_work = photographs_per_second(get_batches_fn, args.batch_size,
                                                        args.seconds)
                 print(f'{kept:10} {count:>8} {rate:>10.1f} {of_work:>22.1f}', flush=True)

@@ -9,6 +9,7 @@ many frames, drawn ones whose paths repeat: each is decoded on its own, as if it
 Of these --cache-mb are kept in memory; what else the epoch takes must not grow with their number.
 """
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -89,10 +90,13 @@ def table_of_frames(args, folder):
     print(f'\n{"frames":>10} {"a second":>10} {"memory after a tenth, MiB":>26} '
           f'{"at the end":>11}')
     for frames in args.frames:
+        # each is numbered, lest the cache takes them for the dozen files that they are read from
+        pairs = [(image, (number, label)) for number, (image, label) in
+                 zip(range(frames), itertools.cycle(drawn))]
         get_batches_fn = pipeline.gen_batch_function(
-            [drawn[index % len(drawn)] for index in range(frames)], kitti.read_road_label,
-            args.sizes[0], augment=partial(augment.distort, scale=0.3, colour=0.3),
-            cache_bytes=args.cache_mb * 10**6)
+            pairs, lambda numbered: kitti.read_road_label(numbered[1]), args.sizes[0],
+            augment=partial(augment.distort, scale=0.3, colour=0.3),
+            cache=pipeline.Cache(args.cache_mb * 10**6))
         began, seen, early = time.perf_counter(), 0, None
         for images, _ in get_batches_fn(4):
             seen += len(images)

@@ -11,7 +11,8 @@ from PIL import Image
 from roadseg import launch
 from roadseg.datasets.description import IGNORED
 from roadseg.scoring import score
-from roadseg.training.held_out import EVERY_PANEL, share_of
+from roadseg.training.held_out import EVERY_PANEL, HeldOut, share_of
+from roadseg.training.pipeline import Cache
 from test_score import COLOURS, KITTI, PAINTER
 
 WORKER = Path(__file__).with_name('scoring_worker.py')
@@ -28,6 +29,25 @@ def test_shares_are_all_photographs_once_and_the_first_has_what_is_shown(number,
     assert max(map(len, shares)) == largest
     if count <= EVERY_PANEL:
         assert min(map(len, shares)) >= largest - 1
+
+
+def test_photographs_are_decoded_once_in_a_run(tmp_path):
+    """Where the cache has room, they are read from their files after the first epoch only."""
+    pairs = []
+    for number in range(3):
+        pairs.append((tmp_path / f'um_{number}.png', tmp_path / f'um_{number}.npy'))
+        Image.fromarray(np.full((3, 5, 3), number, np.uint8)).save(pairs[-1][0])
+        np.save(pairs[-1][1], np.full((3, 5), number % 2, np.uint8))
+    held_out = HeldOut(PAINTER, KITTI._replace(read_label=np.load), pairs, cache=Cache(10**6))
+    first = list(held_out.samples(pairs))
+    for image, label in pairs:
+        image.unlink()
+        label.unlink()
+    for (name, *arrays), (expected_name, *expected) in zip(held_out.samples(pairs), first,
+                                                           strict=True):
+        assert name == expected_name
+        np.testing.assert_array_equal(arrays[0], expected[0])
+        np.testing.assert_array_equal(arrays[1], expected[1])
 
 
 # Totals ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from roadseg.errors import InputError
 from roadseg.images import read_image, resize_pair
 from roadseg.threads import prepared_ahead
 from roadseg.training import augment, pipeline
-from roadseg.training.pipeline import Samples, gen_batch_function, read_pair
+from roadseg.training.pipeline import Cache, gen_batch_function, read_ahead, read_pair
 
 COUNT, SIZE, SHAPE = 7, (24, 40), (9, 14)
 
@@ -93,8 +93,8 @@ def test_augmentation_is_told_a_photograph_at_its_own_size(pairs):
 
 
 @pytest.mark.parametrize('options', [
-    {'threads': 2}, {'threads': 7}, {'cache_bytes': 0}, {'cache_bytes': 10_000},
-    {'threads': 3, 'cache_bytes': 5_000}])
+    {'threads': 2}, {'threads': 7}, {'cache': Cache(0)}, {'cache': Cache(10_000)},
+    {'threads': 3, 'cache': Cache(5_000)}])
 def test_batches_are_the_same_for_any_number_of_threads_and_any_cache(pairs, options):
     changes = partial(augment.distort, scale=0.4, colour=0.4)
     one = batches_of(pairs, augment=changes, threads=1, seed=3)
@@ -119,8 +119,10 @@ def test_batches_entered_in_the_middle_prepare_nothing_of_what_came_before(pairs
         prepared.append(image)
         return image, classes
 
-    assert len(list(batches_of(pairs, augment=noting, threads=1)(2, 3))) == 1
-    assert len(prepared) == 1
+    function = batches_of(pairs, augment=noting, threads=1, order=lambda rng: np.arange(COUNT))
+    assert len(list(function(2, 3))) == 1
+    for found, expected in zip(prepared[:3], (COUNT - 1, 0, 1)):    # then, the next epoch begins
+        np.testing.assert_array_equal(found, read_pair(pairs[expected], read_label)[0])
 
 
 def test_epochs_depend_on_seed_and_number_alone(pairs):
@@ -142,7 +144,8 @@ def test_each_photograph_draws_from_a_stream_of_its_own(pairs):
     function = batches_of(pairs, augment=noting)
     for _ in range(2):
         list(function(3))
-    assert len(set(drawn)) == 2 * COUNT
+    drawn = drawn[:]
+    assert len(set(drawn)) == len(drawn) >= 2 * COUNT
 
 
 @pytest.mark.parametrize('batch_size', [0, -1, COUNT + 1])
@@ -161,12 +164,34 @@ def test_the_cache_keeps_what_fits_and_reads_the_rest_anew(pairs):
         return read_label(path)
 
     size = SIZE[0] * SIZE[1] * 4
-    samples = Samples(pairs, noting, 3 * size + size // 2)
+    cache = Cache(3 * size + size // 2)
     for _ in range(2):
-        for index in range(COUNT):
-            np.testing.assert_array_equal(samples[index][1], read_label(pairs[index][1]))
-    assert len(samples) == COUNT
+        for pair in pairs:
+            np.testing.assert_array_equal(cache.read(pair, noting)[1], read_label(pair[1]))
     assert read == [label for _, label in pairs] + [label for _, label in pairs[3:]]
+
+
+def test_photographs_to_train_on_and_held_out_share_a_cache(pairs):
+    """Each is decoded once; where there is no room for all, those that came last, anew."""
+    read = []
+
+    def noting(path):
+        read.append(path)
+        return read_label(path)
+
+    held_out, size = pairs[5:], SIZE[0] * SIZE[1] * 4
+    for room, decoded in ((COUNT, COUNT), (COUNT - 1, COUNT + 2)):
+        read.clear()
+        cache = Cache(room * size)
+        function = gen_batch_function(pairs[:5], noting, SHAPE, cache=cache, threads=1)
+        for _ in range(3):
+            assert len(list(function(5))) == 1
+            for (image, label), (name, photograph, classes) in zip(
+                    held_out, read_ahead(held_out, noting, cache), strict=True):
+                assert name == image.stem
+                np.testing.assert_array_equal(photograph, read_image(image))
+                np.testing.assert_array_equal(classes, read_label(label))
+        assert len(read) == decoded
 
 
 @pytest.mark.parametrize('kept', [0, 10])
@@ -174,7 +199,7 @@ def test_memory_stays_flat_where_the_cache_is_small(tmp_path, kept):
     """Forty photographs of 40 kB: what is kept, and some more, but not all 1.6 MB."""
     size, count = 100 * 100 * 4, 40
     pairs = write_pairs(tmp_path, count, (100, 100))
-    function = batches_of(pairs, cache_bytes=kept * size, threads=2)
+    function = batches_of(pairs, cache=Cache(kept * size), threads=2)
 
     def peak():
         tracemalloc.start()
@@ -245,6 +270,59 @@ def test_prepared_ahead_prepares_in_several_threads_at_once():
     meeting = threading.Barrier(3, timeout=10)
     assert list(prepared_ahead(lambda number: meeting.wait() < 3, range(3), threads=3)) == [
         True] * 3
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, COUNT])
+def test_the_next_epoch_is_under_way_before_it_is_asked_for(pairs, batch_size):
+    """But not without bound; and it is what it would have been."""
+    prepared, ahead = [], 2 * batch_size + 2
+
+    def noting(rng, image, classes, image_shape):
+        prepared.append(image)
+        return augment.distort(rng, image, classes, image_shape)
+
+    function = batches_of(pairs, augment=noting, threads=2)
+    list(function(batch_size))
+    deadline = time.monotonic() + 5
+    while len(prepared) < COUNT + ahead and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(prepared) == COUNT + ahead
+    assert content(function(batch_size)) == content(batches_of(pairs, first_epoch=1)(batch_size))
+
+
+@pytest.mark.parametrize('leave', [
+    lambda function: next(function(2)),
+    lambda function: list(function(3)),
+    lambda function: list(function(2, 2)),
+    lambda function: list(function(2, 4))])     # no batch is left
+def test_an_epoch_is_the_same_however_the_one_before_was_left(pairs, leave):
+    function = batches_of(pairs, threads=3)
+    leave(function)
+    for epoch in (1, 2):
+        assert content(function(2)) == content(batches_of(pairs, first_epoch=epoch)(2))
+    leave(function)
+    assert content(function(2)) == content(batches_of(pairs, first_epoch=4)(2))
+
+
+def test_a_photograph_of_the_next_epoch_that_became_unreadable_is_an_error_of_that(tmp_path):
+    pairs = write_pairs(tmp_path, 8)
+    function = batches_of(pairs, cache=Cache(0), order=lambda rng: np.arange(8), threads=1)
+    batches = function(1)
+    next(batches)
+    pairs[0][0].write_bytes(b'no')
+    assert len(list(batches)) == 7
+    with pytest.raises(InputError, match='0.png'):
+        next(function(1))
+
+
+def test_threads_end_with_the_function(pairs):
+    before = threading.active_count()
+    function = batches_of(pairs, threads=2)
+    list(function(2))
+    assert threading.active_count() > before
+    del function
+    assert threading.active_count() == before
 
 
 # What is checked before -----------------------------------------------------------------------

@@ -22,11 +22,13 @@ class HeldOut:
         pairs: list of (image, label) paths, the same for all workers; [] for none.
         stopped: function that says whether this worker was asked to end.
         team: the workers.
+        cache: `pipeline.Cache` of decoded photographs; None keeps none.
     """
 
-    def __init__(self, network, dataset, pairs, stopped=lambda: False, team=Workers()):
+    def __init__(self, network, dataset, pairs, stopped=lambda: False, team=Workers(),
+                 cache=None):
         self.network, self.dataset, self.pairs = network, dataset, pairs
-        self.stopped, self.team = stopped, team
+        self.stopped, self.team, self.cache = stopped, team, cache
         self.shown = {image.stem for image, _ in pairs[::EVERY_PANEL]}
 
     def scored(self, due=False, also=None):
@@ -66,13 +68,13 @@ class HeldOut:
             sess, totals if share else np.zeros(int(length))), self.dataset)
 
     def samples(self, pairs):
-        """Yields (name, photograph, classes) of each pair, read anew.
+        """Yields (name, photograph, classes) of each pair, from the cache where it is kept.
 
         Raises:
             InputError: one is unreadable.
             Stopped: this worker was asked to end.
         """
-        for sample in read_ahead(pairs, self.dataset.read_label):
+        for sample in read_ahead(pairs, self.dataset.read_label, self.cache):
             if self.stopped():
                 raise Stopped
             yield sample

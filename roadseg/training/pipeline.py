@@ -62,49 +62,40 @@ def check(dataset, training, validation, batch_size):
         pass
 
 
-class Samples:
+class Cache:
     """Decoded photographs and labels, as many of them kept in memory as fit.
 
     Those beyond are decoded anew each time. All of it may be called from several threads.
 
     Args:
-        pairs: list of (image, label) paths.
-        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
-        cache_bytes: bound of what is kept.
+        room: bound of what is kept, in bytes.
     """
 
-    def __init__(self, pairs, read_label, cache_bytes):
-        self._pairs, self._read_label = pairs, read_label
-        self._kept, self._room, self._lock = {}, cache_bytes, threading.Lock()
+    def __init__(self, room):
+        self._room, self._kept, self._lock = room, {}, threading.Lock()
 
-    def __len__(self):
-        return len(self._pairs)
-
-    def __getitem__(self, index):
-        """Returns (photograph uint8 (H, W, 3), classes uint8 (H, W)).
-
-        Raises:
-            InputError: one is unreadable, or their sizes differ.
-        """
-        sample = self._kept.get(index)
+    def read(self, pair, read_label):
+        """Reads a photograph and its label, unless they are kept, see `read_pair`."""
+        sample = self._kept.get(pair)
         if sample is None:
-            sample = read_pair(self._pairs[index], self._read_label)
+            sample = read_pair(pair, read_label)
             size = sum(array.nbytes for array in sample)
             with self._lock:
-                if index not in self._kept and size <= self._room:
-                    self._kept[index] = sample
+                if pair not in self._kept and size <= self._room:
+                    self._kept[pair] = sample
                     self._room -= size
         return sample
 
 
 def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=0, first_epoch=0,
-                       cache_bytes=2**32, threads=None, order=None, worker=(0, 1)):
+                       cache=None, threads=None, order=None, worker=(0, 1)):
     """Makes a function that yields the shuffled batches of one epoch.
 
     Photographs stay in memory at their own size, so that an augmentation which zooms finds all
     their detail. They are prepared in threads, some batches ahead of the training step; each
     draws from a random stream of its own, so that batches are the same for any number of
-    threads, and an epoch that goes on in its middle costs nothing.
+    threads, and an epoch that goes on in its middle costs nothing. At the end of an epoch, the
+    first ones of the next are under way.
 
     Args:
         pairs: list of (image, label) paths.
@@ -114,7 +105,7 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
             that returns such a pair of the size (H, W).
         seed: order and augmentation of an epoch depend on this and the epoch's number alone.
         first_epoch: number of the epoch that the first call yields.
-        cache_bytes: how much memory decoded photographs may take, see `Samples`.
+        cache: `Cache` of decoded photographs; None for one of four gigabytes.
         threads: how many prepare photographs; None for one per processor.
         order: function of a numpy Generator that returns the indices of an epoch's photographs;
             None for all of them, shuffled.
@@ -131,43 +122,61 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
         InputError: from `get_batches_fn`, unreadable files, and a batch size that is not between
             1 and the number of photographs.
     """
-    samples = Samples(pairs, read_label, cache_bytes)
+    cache = cache or Cache(4 * 10**9)
     epochs_begun, (number, workers) = first_epoch, worker
     nothing = (np.full((*image_shape, 3), GREY, np.uint8),
                np.full(image_shape, IGNORED, np.uint8))
     threads = threads or processors()
+    under_way = None, None      # (number and batch size of the next epoch), what is prepared of it
+
+    def steps_of(epoch, batch_size, first):
+        """Lists of the indices that this worker's batches of an epoch are made of."""
+        rng = np.random.default_rng([seed, epoch])
+        indices = order(rng) if order else rng.permutation(len(pairs))
+        of_step, skipped = batch_size * workers, batch_size * number
+        return [indices[start:start + of_step][skipped:skipped + batch_size].tolist()
+                for start in range(first * of_step, len(indices), of_step)]
+
+    def without_end(steps, epoch, batch_size):
+        """Yields (epoch, index) of an epoch's photographs, and of those after it."""
+        while True:
+            yield from ((epoch, index) for index in itertools.chain.from_iterable(steps))
+            epoch += 1
+            steps = steps_of(epoch, batch_size, 0)
+            if not any(steps):      # nothing is this worker's
+                return
+
+    def prepare(epoch_and_index):
+        epoch, index = epoch_and_index
+        rng = np.random.default_rng([seed, epoch, index])
+        return augment(rng, *cache.read(pairs[index], read_label), image_shape)
 
     def get_batches_fn(batch_size, first=0):
-        nonlocal epochs_begun
-        if not 1 <= batch_size <= len(samples):
+        nonlocal epochs_begun, under_way
+        if not 1 <= batch_size <= len(pairs):
             raise InputError(f'batch size {batch_size} is not between 1 and the '
-                             f'{len(samples)} photographs to train on')
+                             f'{len(pairs)} photographs to train on')
         epoch, epochs_begun = epochs_begun, epochs_begun + 1
-        rng_of_epoch = np.random.default_rng([seed, epoch])
-        indices = order(rng_of_epoch) if order else rng_of_epoch.permutation(len(samples))
-
-        def prepare(index):
-            rng = np.random.default_rng([seed, epoch, index])
-            return augment(rng, *samples[index], image_shape)
-
-        of_step, skipped = batch_size * workers, batch_size * number
-        steps = [indices[start:start + of_step][skipped:skipped + batch_size].tolist()
-                 for start in range(first * of_step, len(indices), of_step)]
-        prepared = prepared_ahead(prepare, itertools.chain.from_iterable(steps), threads,
-                                  ahead=2 * batch_size + threads)
+        (begun, prepared), under_way = under_way, (None, None)
+        steps = steps_of(epoch, batch_size, first)
+        if begun != (epoch, batch_size) or first:
+            prepared = prepared_ahead(prepare, without_end(steps, epoch, batch_size), threads,
+                                      ahead=2 * batch_size + threads)
         for step in steps:
             batch = list(itertools.islice(prepared, len(step))) or [nothing]
             yield tuple(np.stack(arrays) for arrays in zip(*batch))
+        under_way = (epoch + 1, batch_size), prepared
 
     return get_batches_fn
 
 
-def read_ahead(pairs, read_label):
+def read_ahead(pairs, read_label, cache=None):
     """Yields photographs and labels, read in threads some frames early.
 
     Args:
         pairs: iterable of (image, label) paths.
         read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
+        cache: `Cache` of decoded photographs; None keeps none.
 
     Yields:
         (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
@@ -175,8 +184,10 @@ def read_ahead(pairs, read_label):
     Raises:
         InputError: see `read_pair`.
     """
+    cache = cache or Cache(0)
+
     def read(pair):
-        return pair[0].stem, *read_pair(pair, read_label)
+        return pair[0].stem, *cache.read(pair, read_label)
 
     return prepared_ahead(read, pairs, processors(), ahead=processors())
 
