@@ -31,7 +31,9 @@ from roadseg.training import checkpoints, pipeline      # noqa: E402
 
 tf = main.tf
 START, STEPS, REST = 'start, before the first step', 'training steps', 'the rest of the run'
-NETWORK = 'predictions of the network (beside the above)'      # in threads
+# What threads do:
+NETWORK = 'predictions of the network (beside the above)'
+WRITING = 'writing of checkpoints (beside the above)'
 
 
 class Stopwatch:
@@ -62,6 +64,20 @@ class Stopwatch:
         def timed(*arguments, **options):
             with self.timing(label):
                 return function(*arguments, **options)
+
+        setattr(owner, name, timed)
+
+    def wrap_beside(self, owner, name, label):
+        """Times a function wherever a thread calls it."""
+        function = getattr(owner, name)
+
+        def timed(*arguments, **options):
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                if threading.current_thread() is not threading.main_thread():
+                    self.seconds[label] += time.perf_counter() - began
 
         setattr(owner, name, timed)
 
@@ -120,12 +136,12 @@ def watch_batches(watch):
 def table(seconds, epochs):
     """Text of what the run's time went into, the longest first."""
     parts = {label: time_of for label, time_of in seconds.items()
-             if label not in (START, NETWORK)}
+             if label not in (START, NETWORK, WRITING)}
     whole = sum(parts.values())
     lines = [f'{"of the run from its first step on":45} {"seconds":>8} {"per cent":>9}']
     for label in sorted(parts, key=lambda label: -parts[label]):
         lines.append(f'{label:45} {parts[label]:8.2f} {100 * parts[label] / whole:9.1f}')
-    lines += [f'{label:45} {seconds[label]:8.2f}' for label in (NETWORK, START)]
+    lines += [f'{label:45} {seconds[label]:8.2f}' for label in (NETWORK, WRITING, START)]
     return '\n'.join([*lines, f'{epochs} epochs took {whole / parts[STEPS]:.3f} times as long as '
                               f'their steps, on {processors()} cores'])
 
@@ -149,7 +165,9 @@ def command(argv=None):
     watch.wrap(main, 'train_nn', 'between steps')
     watch.wrap(main.Recorder, 'score_last', REST)
     watch.wrap(main.Recorder, 'finish', REST)
-    watch.wrap(checkpoints, 'save', 'checkpoints')
+    watch.wrap(checkpoints.Writer, 'save', 'waiting for checkpoints')
+    watch.wrap(checkpoints.Writer, 'wait', 'waiting for checkpoints')
+    watch.wrap_beside(checkpoints, '_write', WRITING)
     watch.wrap(score, 'score', 'scoring')
     watch.wrap(main.Recorder, 'write_page', 'pages')
     watch.wrap(main.helper, 'save_inference_samples', 'overlays')

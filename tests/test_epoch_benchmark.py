@@ -26,12 +26,14 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
         seconds[label] = numbers[0]
         percent += numbers[1:]
     assert set(seconds) == {
-        'training steps', 'waiting for batches', 'scoring', 'checkpoints', 'between steps',
-        'pages', 'overlays', 'start, before the first step', 'the rest of the run',
-        'predictions of the network (beside the above)'}
+        'training steps', 'waiting for batches', 'scoring', 'waiting for checkpoints',
+        'between steps', 'pages', 'overlays', 'start, before the first step', 'the rest of the run',
+        'predictions of the network (beside the above)',
+        'writing of checkpoints (beside the above)'}
     assert 0.36 <= seconds['training steps'] < 2
     # 3 held out, scored twice and once more; the overlays' are not in a thread of the scoring
     assert seconds['predictions of the network (beside the above)'] >= 9 * 0.010 / 3
+    assert seconds['writing of checkpoints (beside the above)'] > 0
     assert abs(sum(percent) - 100) < 1
     assert lines[-1].startswith('2 epochs took ') and lines[-1].endswith(' cores')
     assert float(lines[-1].split()[3]) > 1
