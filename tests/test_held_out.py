@@ -106,6 +106,7 @@ def test_three_workers_score_their_shares_and_all_get_the_scores_of_all(folder):
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     said = [[json.loads(line) for line in output.splitlines()] for output, _ in outputs]
+    assert [lines.pop(0) for lines in said] == [[True, True]] * 3      # the sums
 
     seen = [[len(answer['seen']) for answer in answers] for answers in zip(*said)]
     assert seen[:4] + seen[6:] == [[6, 6, 5], [1, 0, 0], [1, 1, 0], [0, 0, 0], [2, 2, 1]]
