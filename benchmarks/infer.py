@@ -1,4 +1,4 @@
-"""A forward pass of this project's training graph against PyTorch's and Keras', in alternation.
+"""A prediction as `roadseg.load` makes it against PyTorch's and Keras', in alternation.
 
     python benchmarks/infer.py [--encoder data/vgg] [--batches 1 2] [--precisions float32 bfloat16]
 

@@ -40,6 +40,8 @@ def ours(encoder, size, image_shape, precision, training):
     import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
     import tensorflow.compat.v1 as tf
     import main
+    from roadseg.inference import Network
+    from roadseg.inference_graph import with_constants
     from roadseg.training import device
     options = SimpleNamespace(
         seed=0, model='fcn8s', score_channels=32, weight_decay=5e-5, clip_norm=1.0,
@@ -52,7 +54,10 @@ def ours(encoder, size, image_shape, precision, training):
     sess.graph.finalize()
     images, classes = batch(size, image_shape)
     if not training:
-        return lambda: sess.run(net.logits, {net.input_image: images, net.keep_prob: 1.0})
+        network = with_constants(Network(sess, net.logits, net.keep_prob, net.input_image,
+                                         image_shape), device.session_config(precision))
+        return lambda: network.sess.run(network.logits, {network.input_image: images,
+                                                         network.keep_prob: 1.0})
     feed = {net.input_image: images, net.classes: classes, net.keep_prob: 0.5,
             net.learning_rate: 1e-4, **net.feed}
     return lambda: sess.run([net.cross_entropy_loss, net.train_op], feed)
