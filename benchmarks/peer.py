@@ -1,6 +1,6 @@
 """The same FCN-8s in PyTorch, Keras and this project, each as a process that steps when asked.
 
-For `benchmarks/train.py` and `benchmarks/infer.py` only. Both have VGG16's 13 convolutions, context
+For `benchmarks/train.py` and `benchmarks/infer.py` only. All have VGG16's 13 convolutions, context
 layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
 averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
 autocast for bfloat16. Keras runs on TensorFlow with oneDNN, mixed precision for bfloat16, and

@@ -40,10 +40,14 @@ def freeze(sess):
     except KeyError as error:
         raise InputError(f'the checkpoint is of another model: {error.args[0]}') from error
     scores = logits.op.inputs[0] if logits.op.type == 'Reshape' else logits
+    return _frozen(sess, [scores]), scores.name
+
+
+def _frozen(sess, tensors):
+    """GraphDef of what gives the tensors, the averaged weights being constants in it."""
     with averaged_weights(sess):
-        frozen = tf.graph_util.convert_variables_to_constants(
-            sess, sess.graph.as_graph_def(), [scores.op.name])
-    return frozen, scores.name
+        return tf.graph_util.convert_variables_to_constants(
+            sess, sess.graph.as_graph_def(), [tensor.op.name for tensor in tensors])
 
 
 def with_constants(network, config):
@@ -60,9 +64,7 @@ def with_constants(network, config):
         `inference.Network`; its session is to be closed.
     """
     tensors = network.logits, network.keep_prob, network.input_image
-    with averaged_weights(network.sess):
-        frozen = tf.graph_util.convert_variables_to_constants(
-            network.sess, network.sess.graph.as_graph_def(), [tensor.op.name for tensor in tensors])
+    frozen = _frozen(network.sess, tensors)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen, name='')
         logits, keep_prob, input_image = (graph.get_tensor_by_name(tensor.name)

@@ -6,7 +6,7 @@ A checkpoint is written into `step-001205.part/` and renamed when the disk has i
 same step is `step-001205.old/` in between. Kept are the last two, so that one is left if the other
 is damaged, and the one whose epoch scored best.
 
-`progress.json` says where the training stands, which run it is, and the checksums of the other
+`progress.json` says where the training stands, which run it is, and the checksums of the
 other files. TensorFlow itself checks `model.data-...`, against checksums in `model.index`.
 
 While a network is trained, a thread writes a copy of the variables, see `Writer`. `log.csv` may
