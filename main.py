@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import helper
 from roadseg.datasets import catalogue
+from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
@@ -215,7 +216,7 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     train_op = update.adam_step(gradients, variables, learning_rate, decoder_rate, average_decay,
-                                team, finite)
+                                finite)
     return logits, train_op, cross_entropy_loss
 
 
@@ -353,17 +354,19 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers()):
             for seed, value in vgg16.draw_new_kernels(sess, options.seed).items()}
     of_encoder = trained_variables(options.freeze_blocks, options.train)
     image_shape = tf.shape(input_image)[1:3]
+    nothing = tf.constant(IGNORED, tf.uint8, [1, 1, 1])     # where no training step is made
+    classes = tf.placeholder_with_default(nothing, [None, None, None], 'classes')
     if options.model == 'segnet':
         is_training = tf.placeholder_with_default(False, [], 'is_training')
         feed[is_training] = True
         nn_last_layer = segnet.layers(segnet.pool_inputs(sess.graph), num_classes, is_training,
-                                      weight_decay=options.weight_decay, output_size=image_shape)
+                                      weight_decay=options.weight_decay, output_size=image_shape,
+                                      reduce_mean=team.mean_by_labels(classes))
     else:
         nn_last_layer = layers(layer3_out, layer4_out, layer7_out, num_classes,
                                score_channels=options.score_channels,
                                weight_decay=options.weight_decay, output_size=image_shape)
     add_weight_decay(preflight.behind(nn_last_layer, of_encoder), options.weight_decay)
-    classes = tf.placeholder(tf.uint8, [None, None, None], 'classes')
     learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
     logits, train_op, cross_entropy_loss = optimize(
         nn_last_layer, tf.one_hot(classes, num_classes), learning_rate, num_classes,

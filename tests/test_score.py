@@ -272,6 +272,15 @@ def test_pictures_of_several_classes_have_their_colours(tmp_path):
             assert abs(found[kind][20, column] - expected).max() < 30
 
 
+def test_pictures_of_another_split_are_removed_and_other_files_are_not(tmp_path):
+    (tmp_path / 'notes.jpg').write_bytes(b'mine')
+    for names in (['um_1', 'um_2'], ['um_2', 'uu_3']):
+        score.score(PAINTER, KITTI, [(name, *a_photograph()) for name in names], tmp_path)
+    kinds = ('input', 'overlay', 'probability', 'truth')
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'notes.jpg', *(f'{name}_{kind}.jpg' for name in names for kind in kinds)]
+
+
 def test_pictures_of_large_photographs_are_made_smaller(tmp_path):
     photograph = np.zeros((30, 2 * score.PICTURE_WIDTH, 3), np.uint8)
     score.score(PAINTER, KITTI, [('um_000001', photograph, photograph[..., 0])], tmp_path)

@@ -8,6 +8,7 @@ import numpy as np
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
+from roadseg.files import write_error
 from roadseg.images import paint, resize, thumbnail_size, write_image
 from roadseg.inference import TURNS
 from roadseg.scoring import bev
@@ -15,6 +16,7 @@ from roadseg.threads import prepared_ahead, processors
 
 FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
 PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road
+KINDS = ('input', 'truth', 'overlay', 'probability')    # of the pictures of a photograph
 
 
 def score(network, dataset, samples, pictures=None, calibrations=None, also=None):
@@ -27,7 +29,8 @@ def score(network, dataset, samples, pictures=None, calibrations=None, also=None
         network: `inference.Network`.
         dataset: `Dataset`.
         samples: iterable of (name, photograph uint8 (H, W, 3), classes uint8 (H, W)).
-        pictures: folder for the pictures of `write_pictures`; None writes none.
+        pictures: folder for the pictures of `write_pictures`, from which those of other
+            photographs are removed; None writes none.
         calibrations: dict from name to `bev.Calibration`; the photographs in it are scored in
             bird's-eye view, too. For measures of road only.
         also: function of (name, photograph, classes, prediction) that is called of each, in one
@@ -71,6 +74,8 @@ def score(network, dataset, samples, pictures=None, calibrations=None, also=None
             bev_counts[name] = bev_count
     if not counts:
         raise InputError('there is no labelled photograph to score')
+    if pictures is not None:
+        remove_other_pictures(pictures, counts)
     return {'loss': loss / max(pixels, 1), 'pixels': pixels,
             'ms_per_image': 1e3 * float(np.median(times)),
             'counts': counts, 'bev_counts': bev_counts}
@@ -276,9 +281,25 @@ def write_pictures(folder, name, photograph, truth, prediction, dataset):
                       (FOUND, FOUND))
     else:
         errors, shown = (paint(seen, classes, dataset.palette) for classes in (numbers, truth))
-    for kind, picture in (('input', photograph), ('truth', shown), ('overlay', errors),
-                          ('probability', colour_map(dataset.measures.confidence(prediction)))):
+    for kind, picture in zip(KINDS, (photograph, shown, errors, colour_map(
+            dataset.measures.confidence(prediction))), strict=True):
         write_image(folder / f'{name}_{kind}.jpg', resize(picture, (height, width)))
+
+
+def remove_other_pictures(folder, names):
+    """Removes what `write_pictures` wrote of other photographs, such as those of another split.
+
+    Raises:
+        InputError: one cannot be removed.
+    """
+    wanted = {f'{name}_{kind}.jpg' for name in names for kind in KINDS}
+    for kind in KINDS:
+        for path in Path(folder).glob(f'*_{kind}.jpg'):
+            if path.name not in wanted:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise write_error(path, error) from error
 
 
 def colour_map(confidence):

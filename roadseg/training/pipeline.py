@@ -162,9 +162,13 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
         if begun != (epoch, batch_size) or first:
             prepared = prepared_ahead(prepare, without_end(steps, epoch, batch_size), threads,
                                       ahead=2 * batch_size + threads)
-        for step in steps:
+
+        def assemble(step):
             batch = list(itertools.islice(prepared, len(step))) or [nothing]
-            yield tuple(np.stack(arrays) for arrays in zip(*batch))
+            return tuple(np.stack(arrays) for arrays in zip(*batch))
+
+        # By a thread of its own: with all processors busy, the training step would wait for it.
+        yield from prepared_ahead(assemble, steps, ahead=1)
         under_way = (epoch + 1, batch_size), prepared
 
     return get_batches_fn

@@ -7,7 +7,7 @@ from roadseg.training import averages, loss_scale
 from roadseg.training.variables import DECODER
 
 
-def adam_step(gradients, variables, learning_rate, decoder_rate=1.0, average_decay=0.0, team=None,
+def adam_step(gradients, variables, learning_rate, decoder_rate=1.0, average_decay=0.0,
               finite=None):
     """One step of Adam, of what goes with it, and of the global step.
 
@@ -17,7 +17,6 @@ def adam_step(gradients, variables, learning_rate, decoder_rate=1.0, average_dec
         learning_rate: float32 tensor [].
         decoder_rate: factor of the learning rate of the decoder.
         average_decay: of the moving averages of the weights, 0 for none.
-        team: `workers.Workers` that are to agree on the moving moments; None for one alone.
         finite: bool tensor [] without which all this but the global step changes nothing; None
             for always.
 
@@ -34,8 +33,7 @@ def adam_step(gradients, variables, learning_rate, decoder_rate=1.0, average_dec
                 finite, partial(tf.train.AdamOptimizer(rate).apply_gradients, group)))
     # Batch normalisation's moving averages are updated by operations of their own.
     with tf.control_dependencies(updates + loss_scale.update_ops(finite)):
-        agreed = [team.agree_on(averages.statistics())] if team else []
-        train_op = tf.group(*agreed, tf.assign_add(step, 1, name='train'))
+        train_op = tf.assign_add(step, 1, name='train')
     if average_decay:
         train_op = averages.averaged(train_op, variables + averages.statistics(), average_decay,
                                      step, finite)

@@ -22,6 +22,7 @@ from dataclasses import fields
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 
 GROUP = 1                   # key of the one group of all workers
@@ -156,6 +157,8 @@ class Workers:
     def sum(self, tensors):
         """Adds up tensors over the workers, in one collective operation.
 
+        The gradient of such a sum is the sum of the workers' gradients.
+
         Args:
             tensors: list of tensors of one dtype and of known shapes, the same for all workers.
 
@@ -175,14 +178,37 @@ class Workers:
         total, = self.sum([weight])
         return tf.math.divide_no_nan(weight, total)
 
-    def agree_on(self, variables):
-        """Returns an operation that sets variables to their means over the workers."""
-        if self.count == 1 or not variables:
-            return tf.no_op()
-        means = self.sum([variable / self.count for variable in variables])
-        return tf.group(*map(tf.assign, variables, means))
+    def mean_by_labels(self, classes):
+        """Makes the function by which batch normalisation sees the batches of all workers.
+
+        Each counts by its photographs with labels, so that a worker which had none left for the
+        last step of an epoch, and got a grey image instead, changes nothing.
+
+        Args:
+            classes: uint8 tensor [N, H, W], class numbers of this worker's batch.
+
+        Returns:
+            Function from a list of float32 tensors to the list of their means over the workers;
+            None where one is alone.
+        """
+        if self.count == 1:
+            return None
+        labelled = tf.reduce_any(tf.not_equal(classes, IGNORED), axis=[1, 2])
+        # Not 0, lest there is nothing to divide by where no photograph of a step has a label.
+        weight = tf.reduce_sum(tf.cast(labelled, tf.float32)) + 1e-6
+
+        def mean(tensors):
+            *sums, total = self.sum([*(weight * tensor for tensor in tensors), weight])
+            return [tensor / total for tensor in sums]
+        return mean
 
     def _reduced(self, flat):
+        @tf.custom_gradient
+        def reduced(flat):
+            return self._collective(flat), self._collective
+        return reduced(flat)
+
+    def _collective(self, flat):
         self._instances += 1
         # Several rings: in two pieces of 37 MB, gradients took two to three times as long.
         rings = 1 + min((flat.shape.num_elements() or 0) // (PIECE * self.count), 15)
@@ -191,7 +217,7 @@ class Workers:
             merge_op='Add', final_op='Id', subdiv_offsets=[0] * rings)
 
     def prepare(self):
-        """Adds what `exchange` and `agree_on_variables` need, before the graph is finalized."""
+        """Adds what `exchange` and `agree` need, before the graph is finalized."""
         if self.count == 1:
             return
         fed = tf.placeholder(tf.float64, [None])
