@@ -57,10 +57,11 @@ def cross_entropy(prediction, truth):
     Returns:
         (float, int).
     """
-    probability = np.clip(prediction, 1e-7, 1 - 1e-7)
-    right = np.where(truth == 1, probability, 1 - probability)
-    return float(-np.log(right[truth != IGNORED]).sum(dtype=np.float64)), int(
-        np.count_nonzero(truth != IGNORED))
+    evaluated = truth != IGNORED
+    right = np.where(truth == 1, prediction, 1 - prediction)
+    logarithm = np.log(np.maximum(right, 1e-7))
+    return (float(-logarithm.sum(dtype=np.float64, where=evaluated)),
+            int(np.count_nonzero(evaluated)))
 
 
 def measures(histograms, classes=('not road', 'road'), road=1):
