@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadseg.commands import run_command
-from roadseg.training import allocator
+from roadseg.training import allocator, processor
 from roadseg.training.options import parse_args
 if __name__ == '__main__':      # before the seconds that TensorFlow takes
     if run_command(lambda argv: not parse_args(argv)):
         sys.exit(2)
+    processor.choose_convolutions()
     allocator.use_huge_pages()      # may start Python anew
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np

@@ -3,8 +3,9 @@
 For `benchmarks/train.py` and `benchmarks/infer.py` only. All have VGG16's 13 convolutions, context
 layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
 averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
-autocast for bfloat16. Keras runs on TensorFlow with oneDNN, mixed precision for bfloat16, and
-without XLA, whose convolutions are slower on a CPU.
+autocast for bfloat16. Keras runs on TensorFlow with oneDNN, without which it has no gradient of its
+dilated convolutions, mixed precision for bfloat16, and without XLA, whose convolutions are slower
+on a CPU.
 """
 import sys
 import time
@@ -37,6 +38,9 @@ def batch(size, image_shape):
 
 def ours(encoder, size, image_shape, precision, training):
     """This project's step, as a function."""
+    from roadseg.training import processor
+    if training:                # as main.py does
+        processor.choose_convolutions()
     import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
     import tensorflow.compat.v1 as tf
     import main
@@ -152,8 +156,8 @@ def torch_peer(size, image_shape, precision, training, channels_last):
 def keras_peer(size, image_shape, precision, training):
     """Keras' step, as a function."""
     import os
-    os.environ['KERAS_BACKEND'] = 'tensorflow'
-    import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow, oneDNN as for ours
+    os.environ['KERAS_BACKEND'], os.environ['TF_ENABLE_ONEDNN_OPTS'] = 'tensorflow', '1'
+    import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
     import keras
     from keras import layers, ops
     keras.utils.set_random_seed(0)

@@ -3,7 +3,8 @@
 TensorFlow's libraries write some twenty lines to the terminal before their own log level counts.
 They are caught here, and those that are no information or warning are passed on. Importing this
 module is meant to have that effect, and these two: the log level is that of errors, and oneDNN
-is on, also on processors without AVX-512, where TensorFlow leaves it off.
+is on, also on processors without AVX-512, where TensorFlow leaves it off. A training may have
+chosen otherwise, see `roadseg.training.processor`.
 """
 import os
 import re

@@ -92,13 +92,24 @@ HOPPER, PASCAL = (9, 0), (6, 1)
     ('bfloat16', [], 'bfloat16', None),
     ('float32', [], 'float32', None),
 ])
-def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expected, warning):
+def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expected, warning,
+                                                  monkeypatch):
+    monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS', raising=False)
     found, xla, warnings = device.supported(precision, False, capabilities)
     of_cpu = 'bfloat16' if device.native_bfloat16() else 'float32'
     assert found == (expected or of_cpu) and xla is False
     assert len(warnings) == (warning is not None)
     if warning:
         assert warning in warnings[0] and f'going on in {found}' in warnings[0]
+
+
+def test_bfloat16_on_a_cpu_takes_onednn(monkeypatch):
+    monkeypatch.setattr(device, 'native_bfloat16', lambda: False)
+    monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
+    assert device.supported('bfloat16', False, []) == ('float32', False, [
+        '--precision bfloat16 is not there on a CPU with TF_ENABLE_ONEDNN_OPTS=0 in this '
+        'TensorFlow; going on in float32'])
+    assert device.supported('float32', False, []) == ('float32', False, [])
 
 
 def test_xla_is_for_a_gpu():

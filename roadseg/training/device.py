@@ -1,12 +1,13 @@
 """What a network runs on: GPU or CPU, its precision, the session's configuration."""
 import os
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from roadseg.quiet import has_driver    # noqa: isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+from roadseg.training.processor import native_bfloat16
 
 FIRST_TENSOR_CORES = (7, 0)     # compute capability from which TensorFlow rewrites to float16
 
@@ -43,8 +44,8 @@ def supported(precision, xla, capabilities):
     """What a device can do of what is wanted.
 
     TensorFlow 2.21 rewrites a graph to float16 for a GPU with tensor cores, and to bfloat16 for
-    a CPU only. 'auto' is bfloat16 on a CPU that multiplies it in hardware, and float32 elsewhere,
-    whose convolutions use TF32 on a GPU that has it.
+    a CPU only, where it has oneDNN. 'auto' is bfloat16 on a CPU that multiplies it in hardware, and
+    float32 elsewhere, whose convolutions use TF32 on a GPU that has it.
 
     Args:
         precision: 'float32', 'float16', 'bfloat16' or 'auto'.
@@ -54,15 +55,15 @@ def supported(precision, xla, capabilities):
     Returns:
         (precision, xla, list of warnings).
     """
-    warnings, best = [], 'float32'
-    if not capabilities and native_bfloat16():
-        best = 'bfloat16'
+    warnings = []
     lacking = {'float16': not capabilities or min(capabilities) < FIRST_TENSOR_CORES,
-               'bfloat16': bool(capabilities)}
+               'bfloat16': capabilities or os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0'}
+    best = 'bfloat16' if native_bfloat16() and not lacking['bfloat16'] else 'float32'
     if lacking.get(precision):
-        where = 'with a compute capability below 7.0 ' if precision == 'float16' else ''
-        warnings.append(f'--precision {precision} is not there on a '
-                        + (f'GPU {where}' if capabilities else 'CPU ')
+        kind = 'GPU' if capabilities else 'CPU'
+        where = {('float16', 'GPU'): 'with a compute capability below 7.0 ',
+                 ('bfloat16', 'CPU'): 'with TF_ENABLE_ONEDNN_OPTS=0 '}.get((precision, kind), '')
+        warnings.append(f'--precision {precision} is not there on a {kind} {where}'
                         + f"in this TensorFlow; going on in {best}"
                         + (', whose convolutions use TF32 where the GPU has it'
                            if capabilities else ''))
@@ -70,15 +71,6 @@ def supported(precision, xla, capabilities):
         warnings.append('--xla compiles for a GPU, and there is none; going on without')
         xla = False
     return best if precision == 'auto' or lacking.get(precision) else precision, xla, warnings
-
-
-def native_bfloat16():
-    """Whether this CPU multiplies bfloat16 in hardware; where it doesn't, it is slower."""
-    try:
-        flags = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace')
-    except OSError:
-        return False
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
 
 def describe(device):

@@ -101,7 +101,7 @@ def build_parser():
     add('--epochs', type=number(int, 1, 100_000), default=10, metavar='N',
         help='passes over the photographs')
     add('--batch-size', type=number(int, 1, 4096), default=1, metavar='N',
-        help='photographs per step; on a CPU in float32, two take 0.7 of the time of one, each')
+        help='photographs per step')
     add('--learning-rate', type=number(float, 0, 10), default=1e-4, metavar='RATE',
         help="Adam's learning rate, at its highest")
     add('--decoder-rate', type=number(float, 0, 1000), default=10.0, metavar='FACTOR',

@@ -1,0 +1,34 @@
+"""Which convolutions a training computes with, by what the processor can do."""
+import os
+
+import pytest
+
+from roadseg.training import processor
+
+NAME = 'TF_ENABLE_ONEDNN_OPTS'
+
+
+@pytest.mark.parametrize('flags, chosen', [
+    ({'sse4_2', 'avx', 'avx2'}, '0'), ({'avx2', 'avx512f'}, None),
+    ({'asimd', 'bf16'}, None), (set(), None)])
+def test_eigens_where_there_is_avx2_and_no_more(monkeypatch, flags, chosen):
+    monkeypatch.setattr(processor, 'flags', lambda: flags)
+    monkeypatch.delenv(NAME, raising=False)
+    processor.choose_convolutions()
+    assert os.environ.get(NAME) == chosen
+
+
+@pytest.mark.parametrize('chosen', ['0', '1', ''])
+def test_what_the_user_has_set_stays(monkeypatch, chosen):
+    monkeypatch.setattr(processor, 'flags', lambda: {'avx2'})
+    monkeypatch.setenv(NAME, chosen)
+    processor.choose_convolutions()
+    assert os.environ[NAME] == chosen
+
+
+@pytest.mark.parametrize('flags, expected', [
+    ({'avx2'}, False), ({'avx512f'}, False), ({'avx512f', 'avx512_bf16'}, True),
+    ({'amx_bf16'}, True), (set(), False)])
+def test_bfloat16_in_hardware(monkeypatch, flags, expected):
+    monkeypatch.setattr(processor, 'flags', lambda: flags)
+    assert processor.native_bfloat16() is expected
