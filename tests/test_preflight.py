@@ -1,4 +1,5 @@
 """The estimate before a run, against counts by hand."""
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -242,6 +243,22 @@ def test_memory_that_runs_out_while_the_time_is_measured_is_advice(little_memory
     with pytest.raises(InputError, match='out of memory: about .*--image-size') as caught:
         report((160, 320), logits=spoilt)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('dilation, onednn, told', [
+    (2, '0', True), (2, '1', False), (2, None, False), (1, '0', False)])
+def test_gradients_that_eigen_lacks_are_told(monkeypatch, dilation, onednn, told):
+    monkeypatch.setattr(preflight, 'has_driver', lambda: False)
+    monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS', raising=False)
+    if onednn:
+        monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', onednn)
+    with tf.Graph().as_default() as graph:
+        kernel = tf.get_variable('kernel', [3, 3, 2, 4])
+        outputs = tf.nn.conv2d(tf.ones([1, 8, 9, 2]), kernel, 1, 'SAME', dilations=dilation)
+        preflight.check_dilation(graph)         # it may be used, but not trained
+        tf.gradients(outputs, kernel)
+        with pytest.raises(InputError, match='=1') if told else nullcontext():
+            preflight.check_dilation(graph)
 
 
 def test_seconds_are_measured():

@@ -1,4 +1,5 @@
 """What a training run will take, told before it starts: size, work, memory and time."""
+import os
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -6,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from roadseg.driver import has_driver
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 
@@ -187,6 +189,20 @@ def check(cost, batch_size, available):
             'choose a smaller one')
 
 
+def check_dilation(graph):
+    """Raises InputError where the gradient of a dilated convolution is wanted and not there.
+
+    Eigen has none; the frozen graphs of this project do without, by rearrangement.
+    """
+    dilated = [operation.name for operation in graph.get_operations()
+               if operation.type in ('Conv2DBackpropInput', 'Conv2DBackpropFilter')
+               and set(operation.get_attr('dilations')) != {1}]
+    if dilated and os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0' and not has_driver():
+        raise InputError(f'the frozen graph has dilated convolutions ({len(dilated)} gradients, '
+                         f'the first being {dilated[0]}), which a CPU trains with oneDNN alone: '
+                         'set TF_ENABLE_ONEDNN_OPTS=1')
+
+
 def check_prediction(network):
     """Refuses test scales at which a network's prediction won't fit into memory.
 
@@ -244,8 +260,9 @@ def report(sess, net, shapes, images, variables, options):
         (`Cost`, bytes available or None).
 
     Raises:
-        InputError: the memory will not do; says what batch size will.
+        InputError: the memory will not do; says what batch size will. Or see `check_dilation`.
     """
+    check_dilation(sess.graph)
     inference = {net.keep_prob: 1.0}
     estimate = cost(sess, net.logits, shapes, net.input_image, options.image_size,
                     options.batch_size, variables, options.precision, inference,
