@@ -453,7 +453,7 @@ def model_and_inputs(texts):
 
 
 def main(argv=None):
-    """The command: exit code 0, or 1 where a file could not be read to its end."""
+    """The command: exit code 0, 1 where a file could not be read to its end, 2 where none could."""
     parser = Parser(prog='python -m roadseg.predict',
                     description='Paints what a trained network sees on pictures and videos.')
     add = parser.add_argument
@@ -482,11 +482,14 @@ def main(argv=None):
         began = time.perf_counter()
         frames, failed = predict(jobs, model, args.out, args.temporal, args.json)
         seconds = time.perf_counter() - began
-    print(f'{len(jobs) - len(failed)} of {len(jobs)} files, {frames} frames, '
-          f'{frames / seconds:.2f} frames/s: {args.out}')
+    if frames:
+        print(f'{len(jobs) - len(failed)} of {len(jobs)} files, {frames} frames, '
+              f'{frames / seconds:.2f} frames/s: {args.out}')
     for message in failed:
         print('error: ' + message.replace('\n', '\\n'), file=sys.stderr)
-    return 1 if failed else 0
+    if failed:
+        return 1 if frames else 2
+    return 0
 
 
 if __name__ == '__main__':

@@ -310,14 +310,15 @@ def test_one_bad_picture_in_many_is_told_at_the_end(run, tmp_path, out, capsys):
 
 def test_a_decompression_bomb_is_refused(run, tmp_path, out, capsys):
     (tmp_path / 'bomb.pgm').write_bytes(b'P5 30000 30000 255\n' + bytes(99))
-    assert call(run, tmp_path / 'bomb.pgm', '--out', out) == 1
+    assert call(run, tmp_path / 'bomb.pgm', '--out', out) == 2
     assert 'megapixels' in capsys.readouterr().err
 
 
 def test_an_unknown_format_that_was_named(run, tmp_path, out, capsys):
     (tmp_path / 'notes.txt').write_text('no picture')
-    assert call(run, tmp_path / 'notes.txt', '--out', out) == 1
-    assert 'notes.txt is not a readable image' in capsys.readouterr().err
+    assert call(run, tmp_path / 'notes.txt', '--out', out) == 2
+    printed = capsys.readouterr()
+    assert 'notes.txt is not a readable image' in printed.err and not printed.out
 
 
 def test_a_picture_without_an_ending(run, tmp_path, out):
