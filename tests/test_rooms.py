@@ -82,6 +82,16 @@ def test_commands_report_mistakes_in_the_same_way(name, capsys):
                               '--help')
 
 
+def test_nothing_of_tensorflows_comes_before_that_line():
+    """In processes of their own, as what TensorFlow says comes of importing it."""
+    processes = {name: subprocess.Popen([sys.executable, '-m', name, '--no-such-option'], cwd=ROOT,
+                                        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for name in commands()}
+    for name, process in processes.items():
+        output, error = process.communicate(timeout=300)
+        assert (process.returncode, output, error.count('\n')) == (2, '', 1), (name, error)
+
+
 def test_there_is_no_circle_of_imports():
     for name in MODULES:
         assert name not in behind(name) or name == 'roadseg', name

@@ -22,6 +22,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
