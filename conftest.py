@@ -1,9 +1,15 @@
 """What several test files need: a tiny VGG16, a small disk, and a network that does not answer."""
+import signal
 import socket
 import subprocess
 from contextlib import contextmanager
 
 import pytest
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has its background jobs ignore Ctrl-C, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def save_tiny_vgg(path, width_divisor=32, fc_width=12, fc_kernel=3, context=False):
