@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import unittest.mock
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace

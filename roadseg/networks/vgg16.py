@@ -317,8 +317,8 @@ def build(shapes, new, preprocess):
     seed = tf.placeholder_with_default(np.int64(0), [], name='seed')
     outputs = preprocess(image)
     for block, (_, depth) in enumerate(BLOCKS, 1):
-        for number in range(1, depth + 1):
-            outputs = convolution(outputs, f'conv{block}_{number}')
+        for place in range(1, depth + 1):
+            outputs = convolution(outputs, f'conv{block}_{place}')
         outputs = tf.identity(outputs, name=f'pool{block}_in')
         outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
         if block in (3, 4):

@@ -293,13 +293,13 @@ def remove_other_pictures(folder, names):
         InputError: one cannot be removed.
     """
     wanted = {f'{name}_{kind}.jpg' for name in names for kind in KINDS}
-    for kind in KINDS:
-        for path in Path(folder).glob(f'*_{kind}.jpg'):
+    there = {path for kind in KINDS for path in Path(folder).glob(f'*_{kind}.jpg')}
+    for path in there:
+        try:
             if path.name not in wanted:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise write_error(path, error) from error
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
 
 
 def colour_map(confidence):

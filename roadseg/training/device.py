@@ -7,7 +7,7 @@ from roadseg.quiet import has_driver    # noqa: isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-from roadseg.training.processor import native_bfloat16
+from roadseg.training.processor import is_without_onednn, native_bfloat16
 
 FIRST_TENSOR_CORES = (7, 0)     # compute capability from which TensorFlow rewrites to float16
 
@@ -57,7 +57,7 @@ def supported(precision, xla, capabilities):
     """
     warnings = []
     lacking = {'float16': not capabilities or min(capabilities) < FIRST_TENSOR_CORES,
-               'bfloat16': capabilities or os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0'}
+               'bfloat16': capabilities or is_without_onednn()}
     best = 'bfloat16' if native_bfloat16() and not lacking['bfloat16'] else 'float32'
     if lacking.get(precision):
         kind = 'GPU' if capabilities else 'CPU'

@@ -1,5 +1,4 @@
 """What a training run will take, told before it starts: size, work, memory and time."""
-import os
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import tensorflow.compat.v1 as tf
 from roadseg.driver import has_driver
 from roadseg.errors import InputError
 from roadseg.files import free_memory
+from roadseg.training.processor import is_without_onednn
 
 CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
 KEPT_FOR_BACKWARD = ('Relu', 'MaxPool')
@@ -197,7 +197,7 @@ def check_dilation(graph):
     dilated = [operation.name for operation in graph.get_operations()
                if operation.type in ('Conv2DBackpropInput', 'Conv2DBackpropFilter')
                and set(operation.get_attr('dilations')) != {1}]
-    if dilated and os.environ.get('TF_ENABLE_ONEDNN_OPTS') == '0' and not has_driver():
+    if dilated and is_without_onednn() and not has_driver():
         raise InputError(f'the frozen graph has dilated convolutions ({len(dilated)} gradients, '
                          f'the first being {dilated[0]}), which a CPU trains with oneDNN alone: '
                          'set TF_ENABLE_ONEDNN_OPTS=1')

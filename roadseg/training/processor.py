@@ -2,6 +2,8 @@
 import os
 from pathlib import Path
 
+ONEDNN = 'TF_ENABLE_ONEDNN_OPTS'        # by which TensorFlow is told, while it is imported
+
 
 def flags():
     """Names of what this processor can do, such as 'avx2', as Linux lists them; else none."""
@@ -25,4 +27,9 @@ def choose_convolutions():
     """
     known = flags()
     if 'avx2' in known and 'avx512f' not in known:
-        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+        os.environ.setdefault(ONEDNN, '0')
+
+
+def is_without_onednn():
+    """Whether oneDNN was switched off, and with it bfloat16 and gradients that Eigen lacks."""
+    return os.environ.get(ONEDNN) == '0'
