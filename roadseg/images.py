@@ -1,8 +1,10 @@
 """Reading photographs of any kind, resizing them, and painting classes on them."""
+import ctypes
 import io
 import math
 import struct
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,9 @@ def read_image(path):
         InputError: the file is missing, damaged, animated, larger than `PIXEL_LIMIT`, or has
             values without a scale (floating point or 32 bits).
     """
-    image = _decode(path)
+    image = decode(path)
     if image.mode.startswith('I'):
-        # All that `_decode` lets through have 16 bits; 65535 / 257 = 255.
+        # All that `decode` lets through have 16 bits; 65535 / 257 = 255.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == 'P':
@@ -57,11 +59,16 @@ def check_image(path):
     Raises:
         InputError: see `read_image`.
     """
-    return _decode(path).size[::-1]
+    return decode(path).size[::-1]
 
 
-def _decode(path):
+def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
     """Opens and decodes an image file, rotated as its EXIF says.
+
+    Args:
+        path: of the file.
+        formats: Pillow's names of those it may have.
+        kind, remedy: what was expected, for messages.
 
     Returns:
         PIL Image; of the modes 'I', 'I;16', 'I;16B' only with values from 0 to 65535.
@@ -69,11 +76,11 @@ def _decode(path):
     Raises:
         InputError: see `read_image`.
     """
-    if check_file(path, _REMEDY) == 0:
-        raise InputError(f'{path} is not a readable image: it is empty; {_REMEDY}')
+    if check_file(path, remedy) == 0:
+        raise InputError(f'{path} is not a readable {kind}: it is empty; {remedy}')
     _silence_pillow()
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=formats) as image:
             problem = _problem(image)
             if problem is None:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -82,19 +89,24 @@ def _decode(path):
         problem = (f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error}); make it '
                    'smaller')
     except UnidentifiedImageError as error:     # whose text is but the path
-        raise InputError(f'{path} is not a readable image; {_REMEDY}') from error
+        raise InputError(f'{path} is not a readable {kind}; {remedy}') from error
     except _DAMAGE as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
-        raise InputError(f'{path} is not a readable image: {reason}; {_REMEDY}') from error
+        raise InputError(f'{path} is not a readable {kind}: {reason}; {remedy}') from error
     raise InputError(f'{path} cannot be used: {problem}')
 
 
 def _silence_pillow():
-    """Switches off Pillow's warnings: of odd EXIF entries, and from 89 megapixels on."""
+    """Switches off Pillow's warnings: of odd EXIF entries, and from 89 megapixels on.
+
+    And what libtiff writes to the terminal about a damaged file, before Pillow raises an error.
+    """
     # Only once, as after each change of the filters Python repeats everybody's warnings.
     if not any(of is Image.DecompressionBombWarning for _, _, of, *_ in warnings.filters):
         warnings.filterwarnings('ignore', category=UserWarning, module='PIL')
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+        with suppress(OSError, AttributeError):     # Pillow was built without libtiff
+            ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def _problem(image):

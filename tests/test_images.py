@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,21 @@ def test_a_truncated_picture_is_named(tmp_path, suffix, share):
     path = saved(tmp_path / f'um_000007{suffix}', noise)
     path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
     refused(path, 'is not a readable image')
+
+
+@pytest.mark.parametrize('compression', ['tiff_lzw', 'tiff_adobe_deflate', 'group4'])
+def test_a_damaged_tiff_writes_nothing_to_the_terminal(tmp_path, capfd, compression):
+    """libtiff would, past Python."""
+    picture = NOISE[..., 0] > 127 if compression == 'group4' else NOISE
+    path = saved(tmp_path / 'a.tif', picture, compression=compression)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        content[rng.integers(8, 30)] = rng.integers(0, 256)
+        path.write_bytes(content)
+        with suppress(InputError):
+            read_image(path)
+    assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('content', [

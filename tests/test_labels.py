@@ -15,12 +15,16 @@ NUMBERS = np.array([[0, 1, 2, 255], [3, 3, 0, 1], [2, 0, 1, 3]], np.uint8)
 TABLE = labels.table({0: 0, 1: 10, 2: 20, 3: 30, 255: IGNORED})
 
 
-def png(path, bits, rows):
-    """A grey PNG file of 4 columns and 1 row, of a depth that Pillow does not write."""
+def png(path, bits, rows, colours=0):
+    """A PNG file of 4 columns and 1 row, of a depth that Pillow does not write; grey by default.
+
+    Args:
+        colours: PNG's number of a colour type.
+    """
     def chunk(kind, data):
         return (struct.pack('>I', len(data)) + kind + data
                 + struct.pack('>I', zlib.crc32(kind + data)))
-    header = struct.pack('>IIBBBBB', 4, 1, bits, 0, 0, 0, 0)
+    header = struct.pack('>IIBBBBB', 4, 1, bits, colours, 0, 0, 0)
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
                      + chunk(b'IDAT', zlib.compress(b'\0' + rows)) + chunk(b'IEND', b''))
     return path
@@ -67,6 +71,22 @@ def test_16_bit_numbers_above_255_are_refused(tmp_path):
         labels.read_numbers(path)
 
 
+@pytest.mark.parametrize('colours, channels', [(2, 3), (4, 2), (6, 4)])
+def test_16_bits_of_several_channels_are_refused(tmp_path, colours, channels):
+    """Pillow reads the upper 8 bits of each, so that all classes would become 0."""
+    rows = b''.join(struct.pack('>H', number) * channels for number in (0, 1, 2, 255))
+    with pytest.raises(InputError, match='mask.png has 16 bits in each of several channels'):
+        labels.read_numbers(png(tmp_path / 'mask.png', 16, rows, colours))
+
+
+def test_a_mask_is_turned_as_its_photograph_is(tmp_path):
+    """Programs that make a mask of a photograph may keep the rotation the camera noted."""
+    exif = Image.Exif()
+    exif[0x0112] = 3        # by 180 degrees
+    Image.fromarray(NUMBERS).save(tmp_path / 'mask.png', exif=exif)
+    assert (labels.read_numbers(tmp_path / 'mask.png') == NUMBERS[::-1, ::-1]).all()
+
+
 def test_a_value_outside_the_table_is_placed(tmp_path):
     numbers = NUMBERS.copy()
     numbers[1, 2] = 34
@@ -102,6 +122,20 @@ def test_what_is_no_label_is_one_line(tmp_path, make, message):
     with pytest.raises(InputError, match=message) as caught:
         labels.read_numbers(path)
     assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_an_animated_label_is_refused(tmp_path):
+    frames = [Image.fromarray(NUMBERS), Image.fromarray(NUMBERS[::-1])]
+    frames[0].save(tmp_path / 'mask.png', save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match='mask.png cannot be used: it is an animated'):
+        labels.read_numbers(tmp_path / 'mask.png')
+
+
+def test_a_label_of_many_megapixels_is_read_without_a_warning(tmp_path, recwarn):
+    rows, columns = 9000, 10_000
+    Image.new('1', (columns, rows)).save(tmp_path / 'mask.png')
+    assert labels.read_numbers(tmp_path / 'mask.png').shape == (rows, columns)
+    assert not recwarn.list
 
 
 def test_a_cut_off_label_is_refused(tmp_path):

@@ -4,11 +4,10 @@ import sys
 import unicodedata
 
 import numpy as np
-from PIL import Image
 
 from roadseg.errors import InputError
-from roadseg.files import check_file, describe_os_error
-from roadseg.images import PIXEL_LIMIT
+from roadseg.files import describe_os_error
+from roadseg.images import decode
 
 FOREIGN = 254               # in a table: a value that the data set does not have
 PHOTOGRAPHS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')     # endings
@@ -166,7 +165,8 @@ def read_numbers(path):
         uint8 ndarray (H, W).
 
     Raises:
-        InputError: it is missing, damaged or no PNG, has colours, or a number above 255.
+        InputError: it is missing, damaged, animated or no PNG, has colours, or a number above
+            255.
     """
     values = _decode(path)
     if values.ndim == 3:
@@ -188,20 +188,16 @@ def read_numbers(path):
 
 def _decode(path):
     """Decodes a PNG file: integer ndarray (H, W), or uint8 (H, W, 3) where it has colours."""
-    if check_file(path, _NUMBERS) == 0:
-        raise InputError(f'{path} is empty; {_NUMBERS}')
-    try:
-        with Image.open(path, formats=('PNG',)) as image:
-            if image.width * image.height > PIXEL_LIMIT:
-                raise InputError(f'{path} has {image.width} x {image.height} pixels, more than '
-                                 f'{PIXEL_LIMIT / 1e6:.0f} megapixels; make it smaller')
-            if image.mode == '1':
-                return np.array(image.convert('L'))
-            if image.mode in ('LA', 'RGB', 'RGBA'):
-                return np.array(image.convert('RGB'))
-            return np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f'{path} is not a readable PNG file: {error}; {_NUMBERS}') from error
+    image = decode(path, ('PNG',), 'PNG file', _NUMBERS)
+    if image.mode == '1':
+        return np.array(image.convert('L'))
+    if image.mode not in ('LA', 'RGB', 'RGBA'):
+        return np.array(image)
+    with open(path, 'rb') as file:
+        if file.read(25)[24] == 16:     # of which Pillow keeps the upper 8 bits: 0
+            raise InputError(f'{path} has 16 bits in each of several channels; {_NUMBERS}, of one '
+                             'channel')
+    return np.array(image.convert('RGB'))
 
 
 def _misplaced(path, values, where, expected):
