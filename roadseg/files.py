@@ -78,7 +78,7 @@ def free_space_check(folder, needed_bytes, what):
         InputError: the disk has fewer bytes free.
     """
     folder = Path(folder).absolute()
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         usage = shutil.disk_usage(folder)

@@ -98,3 +98,9 @@ def test_the_catalogue_names_the_data_sets_it_can_load():
     assert set(catalogue.DATASETS) == set(catalogue.SPLITS) == set(catalogue.CLASSES)
     with pytest.raises(InputError, match='none of val, test, trainval, kfold'):
         check_split('val3', catalogue.SPLITS['camvid'])
+
+
+@pytest.mark.parametrize('name', catalogue.DATASETS)
+def test_a_data_folder_whose_name_is_too_long_is_an_input_error(tmp_path, name):
+    with pytest.raises(InputError, match='name is too long'):
+        catalogue.load(name, str(tmp_path / ('a' * 300)))

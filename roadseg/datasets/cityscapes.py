@@ -7,6 +7,7 @@
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016. It takes
 an account to download it.
 """
+import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -155,9 +156,9 @@ def to_label_ids(train_ids, num_classes=19):
 def _find(data_dir):
     """Returns the folder that holds leftImg8bit/ and gtFine/."""
     for folder in (data_dir / 'cityscapes', data_dir):
-        if (folder / 'leftImg8bit').is_dir() and (folder / 'gtFine').is_dir():
+        if os.path.isdir(folder / 'leftImg8bit') and os.path.isdir(folder / 'gtFine'):
             return folder
-    folder = data_dir / 'cityscapes' if (data_dir / 'cityscapes').is_dir() else data_dir
+    folder = data_dir / 'cityscapes' if os.path.isdir(data_dir / 'cityscapes') else data_dir
     raise InputError(
         f'no Cityscapes in {data_dir}: expected leftImg8bit/train/CITY/*_leftImg8bit.png and '
         f"gtFine/train/CITY/*_gtFine_labelIds.png in {data_dir / 'cityscapes'}; "

@@ -64,7 +64,7 @@ def download(url, path):
         InputError: the transfer broke off, or the file can't be written.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f'cannot download to {path}: it is a folder; move it away')
     part = path.with_name(path.name + '.part')
     with _opened(part) as file:

@@ -109,7 +109,7 @@ def _pairs(folder):
     """List of (image, label) paths."""
     images, masks = folder / 'images', folder / 'masks'
     for place in (images, masks):
-        if not place.is_dir():
+        if not os.path.isdir(place):
             raise InputError(f'{place} is no folder: {_LAYOUT}; {labels.contents(folder)}')
     photographs = labels.pictures(images, labels.PHOTOGRAPHS)
     if not photographs:

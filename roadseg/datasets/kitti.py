@@ -7,6 +7,7 @@
 Fritsch, Kuehnl and Geiger, "A New Performance Measure and Evaluation Benchmark for Road Detection
 Algorithms", ITSC 2013. CC BY-NC-SA 3.0.
 """
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -93,8 +94,9 @@ def fetch(data_dir, strict=True):
     """
     data_dir = Path(data_dir)
     folder, archive = data_dir / 'data_road', data_dir / 'data_road.zip'
-    if not folder.exists():
-        if not archive.exists():
+    # os.path's questions have an answer where a name is too long or a folder is locked, too.
+    if not os.path.exists(folder):
+        if not os.path.exists(archive):
             try:
                 download.download(URL, archive)
             except download.Unavailable as error:
