@@ -214,6 +214,9 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     total_loss = loss + tf.losses.get_regularization_loss() / team.count
     variables = preflight.behind(total_loss, variables)     # SegNet leaves fc6 and fc7 aside
     gradients, finite = loss_scale.scaled_gradients(total_loss, variables, scale_loss, team.sum)
+    # All of them before the first kernel changes: the course's VGG16 changes in place, and what
+    # still had to be carried back through that kernel would be spoilt.
+    gradients = tf.tuple(gradients)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm)
     train_op = update.adam_step(gradients, variables, learning_rate, decoder_rate, average_decay,

@@ -402,6 +402,33 @@ def test_optimize_clips_the_gradients_norm(rng, classes, clip_norm):
     assert found == pytest.approx(min(norm, clip_norm or norm), rel=1e-4)
 
 
+def test_optimize_changes_no_kernel_before_all_gradients_are_there(rng):
+    """Variables from TensorFlow 1, such as the course's VGG16 has, change in place: a kernel that
+    changed early would spoil the gradients of the layers before it.
+    """
+    with tf.Graph().as_default(), tf.Session() as sess:
+        outputs = tf.constant(rng.normal(size=(4, 24, 24, 64)), tf.float32)
+        kernels = [tf.get_variable(f'kernel{number}', use_resource=False, initializer=np.float32(
+            rng.normal(0, 0.06, (3, 3, 64, 64)))) for number in range(8)]
+        for kernel in kernels:
+            outputs = tf.nn.relu(tf.nn.conv2d(outputs, kernel, 1, 'SAME'))
+        labels = one_hot(rng.integers(0, C, (4, 24, 24)))
+        _, train_op, loss = main.optimize(outputs[..., :C], tf.constant(labels),
+                                          tf.constant(0.5), C)
+        slopes = tf.gradients(loss, kernels)
+        start = tf.global_variables_initializer()
+        moments = [variable for kernel in kernels for variable in tf.global_variables()
+                   if variable.op.name == kernel.op.name + '/Adam']
+        sess.run(start)
+        expected = sess.run(slopes)
+        for _ in range(8):
+            sess.run(start)
+            sess.run(train_op)
+            for moment, slope in zip(sess.run(moments), expected, strict=True):
+                np.testing.assert_allclose(10 * moment, slope, rtol=1e-3,
+                                           atol=1e-3 * abs(slope).max())
+
+
 def test_optimize_moves_the_decoder_faster(vgg_path):
     """Adam's first step is as long as the learning rate, so the factor shows."""
     with tf.Graph().as_default(), tf.Session() as sess:
