@@ -457,6 +457,7 @@ def run(options):
                          after_step=recorder.after_step, after_epoch=recorder.after_epoch,
                          stopped=stopped, feed=net.feed)
                 if stopped():
+                    team.part()
                     recorder.stop()
             with averaged_weights(sess):
                 recorder.score_last()

@@ -4,7 +4,7 @@
 
 What stands behind `--` are options of `main.py`. Each worker gets a TF_CONFIG that names all of
 them; on several machines, that is set by hand, see README.md. The first worker's output is shown
-as it is, the others' errors behind their number.
+as it is, the others' errors and tracebacks behind their number.
 """
 import json
 import os
@@ -67,9 +67,13 @@ def launch(count, options):
 
     before = {one: signal.signal(one, hand_on) for one in SIGNALS}
     try:
-        for index, worker in enumerate(workers[1:], 1):
-            threading.Thread(target=_show, args=(index, worker.stderr), daemon=True).start()
+        shown = [threading.Thread(target=_show, args=(index, worker.stderr), daemon=True)
+                 for index, worker in enumerate(workers[1:], 1)]
+        for thread in shown:
+            thread.start()
         codes = [worker.wait() for worker in workers]
+        for thread in shown:        # what it said last is the most important
+            thread.join(5)
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -77,8 +81,10 @@ def launch(count, options):
 
 
 def _show(index, stream):
+    failed = False
     for line in stream:
-        if line.startswith(b'error: '):
+        failed = failed or line.startswith(b'Traceback')
+        if failed or line.startswith(b'error: '):
             sys.stderr.write(f"worker {index}: {line.decode(errors='replace')}")
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,7 +61,6 @@ def test_a_malformed_tf_config_is_told(environ, says):
 
 
 def test_a_port_in_use_is_told():
-    import socket
     with socket.socket() as taken:
         taken.bind(('', 0))
         taken.listen()
@@ -74,6 +74,60 @@ def test_a_worker_that_never_starts_is_named(monkeypatch):
     addresses = launch.free_addresses(2)
     with pytest.raises(InputError, match=re.escape(f'worker 1 ({addresses[1]}) did not start')):
         workers.join(config(addresses, 0)).start()
+
+
+def test_the_port_of_a_killed_worker_can_be_used_at_once(monkeypatch):
+    """Its connections stay in the system's list for a minute, if it ended before the others."""
+    monkeypatch.setattr(workers, 'PATIENCE', 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # as TensorFlow does
+        listener.bind(('127.0.0.1', 0))
+        listener.listen()
+        address = '{}:{}'.format(*listener.getsockname())
+        with socket.create_connection(listener.getsockname()) as other:
+            listener.accept()[0].close()
+            assert other.recv(1) == b''
+    with pytest.raises(InputError, match='worker 0 .* did not start'):
+        workers.join(config([launch.free_addresses(1)[0], address], 1)).start()
+
+
+def test_workers_watch_each_other_until_they_part_or_fail(monkeypatch, capsys):
+    """Whoever writes the last checkpoint is not ended because the others are gone already."""
+    ended = []
+    monkeypatch.setattr(workers, 'PATIENCE', 1)
+    monkeypatch.setattr(os, '_exit', ended.append)
+    others = [socket.create_server(('127.0.0.1', 0)) for _ in range(3)]
+    addresses = ['{}:{}'.format(*other.getsockname()) for other in others]
+    watching, parted, failed = teams = [
+        workers.join(config([launch.free_addresses(1)[0], address])) for address in addresses]
+    for team, other in zip(teams, others):
+        team.start()
+    parted.part()
+    with pytest.raises(InputError, match='the loss became nan'), failed.naming_lost():
+        raise InputError('the loss became nan')
+    for other in others:
+        other.close()
+    end = time.monotonic() + 20
+    while not ended and time.monotonic() < end:
+        time.sleep(0.1)
+    time.sleep(2.5)         # the others would have noticed, too
+    watching.part()
+    said = capsys.readouterr().err
+    assert set(ended) == {2} and f'error: worker 1 ({addresses[0]}) is gone' in said
+    assert addresses[1] not in said and addresses[2] not in said
+
+
+def test_errors_and_tracebacks_of_all_workers_are_shown(monkeypatch, tmp_path, capsys):
+    script = tmp_path / 'main.py'
+    script.write_text('import os, sys\n'
+                      'print("warning: no", file=sys.stderr)\n'
+                      'print("error: yes", file=sys.stderr)\n'
+                      'if \'"index": 1\' in os.environ["TF_CONFIG"]: 1 / 0\n')
+    monkeypatch.setattr(launch, 'MAIN', script)
+    assert launch.launch(2, []) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ['worker 1: error: yes', 'worker 1: Traceback (most recent call last):']
+    assert said[-1] == 'worker 1: ZeroDivisionError: division by zero'
 
 
 # Whole trainings ------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class HeldOut:
         # The first worker's share is never empty, and says how long the others' zeros are.
         stopping, length = self.team.exchange(sess, [stopping, len(totals) * self.team.is_first])
         if stopping:
+            self.team.part()        # the first worker's checkpoint may take a while
             raise Stopped('stopped; the first worker has saved')
         return score.of_totals(self.team.exchange(
             sess, totals if share else np.zeros(int(length))), self.dataset)

@@ -61,6 +61,8 @@ class Workers:
             return
         port = int(self.addresses[self.index].rsplit(':', 1)[1])
         with socket.socket() as probe:
+            if os.name == 'posix':      # what is left of killed workers' connections is no use
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(('', port))
             except OSError as error:
@@ -126,12 +128,22 @@ class Workers:
                 os._exit(2)     # the main thread is inside TensorFlow and can't be called back
             time.sleep(2)
 
+    def part(self):
+        """From here on, each worker may end in its own time, without alarming the others."""
+        self._watching.clear()
+
     @contextmanager
     def naming_lost(self):
-        """Where TensorFlow can't reach another worker, says which one it is."""
+        """Where TensorFlow can't reach another worker, says which one it is.
+
+        After an error, this worker goes its own way: it may have a checkpoint to write.
+        """
         try:
             yield
-        except tf.errors.OpError as error:
+        except BaseException as error:
+            self.part()
+            if not isinstance(error, tf.errors.OpError):
+                raise
             missing = self.silent()
             if not missing:
                 time.sleep(1)       # of a process that ends, the port may be closed last
@@ -150,7 +162,7 @@ class Workers:
         if self.count > 1:
             with self.naming_lost():
                 self.exchange(sess, [0])
-            self._watching.clear()
+            self.part()
 
     # In the graph -----------------------------------------------------------------------------
 
