@@ -312,6 +312,14 @@ def spoil_header(path, arrays):
         archive.writestr('conv1_1_W.npy', b'\x93NUMPY\x01\x00\x10\x00{"descr": __imp\n')
 
 
+def spoil_depth(path, arrays):
+    """Python's parser gives up, with a MemoryError."""
+    header = b'-' * 9000 + b'1'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('conv1_1_W.npy',
+                         b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header)
+
+
 def spoil_version(path, arrays):
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('conv1_1_W.npy', b'\x93NUMPY\x09\x00\x10\x00' + b' ' * 16)
@@ -361,6 +369,7 @@ def spoil_nothing_there(path, arrays):
     (spoil_words, 'conv1_1_W holds <U3'),
     (spoil_record, 'conv1_1_W holds '),
     (spoil_header, 'not a readable'),
+    (spoil_depth, 'not a readable.*Error'),
     (spoil_version, 'not a readable'),
     (spoil_with(np.nan), 'the kernel of conv3_2 holds a number that is not finite'),
     (spoil_with(-np.inf), 'the kernel of conv3_2 holds a number that is not finite'),
@@ -487,6 +496,31 @@ def test_an_interrupted_save_leaves_no_graph_and_can_be_repeated(tmp_path, monke
     save_tiny_vgg(out, 64, 3, 1)
     assert [path.name for path in out.parent.iterdir()] == ['vgg']
     assert run_graph(out, photograph(32, 32))[2].shape == (1, 1, 1, 3)
+
+
+def test_another_process_that_makes_the_same_graph_does_no_harm(tmp_path, monkeypatch):
+    """Not even if it begins between this one's variables and graph, and is interrupted."""
+    out, save = tmp_path / 'vgg', tf.saved_model.Builder.save
+
+    def interrupt(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    def after_another(self, *args, **kwargs):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(tf.saved_model.Builder, 'save', interrupt)
+            save_tiny_vgg(out, 64, 5, 1)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(tf.saved_model.Builder, 'save', after_another)
+    save_tiny_vgg(out, 64, 3, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ['vgg']
+    assert run_graph(out, photograph(32, 32))[2].shape == (1, 1, 1, 3)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r'vgg\\udcff.*its name is no UTF-8') as caught:
+        save_tiny_vgg(tmp_path / 'vgg\udcff', 64, 3, 1)
+    assert str(caught.value).isprintable()
 
 
 def variables_of(path):
@@ -711,6 +745,14 @@ def test_photographs_of_ones_own_share_the_vgg16_that_is_there(tmp_path, monkeyp
     Path('mine/vgg' if own else 'mine').mkdir(parents=True)
     options = SimpleNamespace(encoder=None, dataset='folder', data_dir='mine')
     assert vgg16.find_encoder(options) == Path('mine/vgg' if own else 'data/vgg')
+
+
+@pytest.mark.parametrize('dataset', ['kitti', 'folder', 'demo'])
+def test_a_data_folder_whose_name_is_too_long_is_an_input_error(tmp_path, monkeypatch, no_network,
+                                                                dataset):
+    monkeypatch.chdir(tmp_path)     # photographs of one's own share data/vgg
+    with pytest.raises(InputError, match='no VGG16|name is too long'):
+        vgg16.find_encoder(SimpleNamespace(encoder=None, dataset=dataset, data_dir='a' * 300))
 
 
 def test_a_graph_that_was_put_there_as_an_archive_is_unpacked(tmp_path, no_network, tiny_vgg):

@@ -16,10 +16,8 @@ be those that Keras' weights were trained with.
 
 Network: He et al., "Deep Residual Learning for Image Recognition", 2016.
 """
-import shutil
 import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
@@ -30,7 +28,7 @@ from roadseg import files
 from roadseg.commands import Parser, number, run_command
 from roadseg.errors import InputError
 from roadseg.networks import vgg16
-from roadseg.networks.vgg16 import (TAG, caffe_input, convolution_variables, dropout, he_normal)
+from roadseg.networks.vgg16 import caffe_input, convolution_variables, dropout, he_normal
 
 STACKS = ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3))    # name's number, width, blocks
 LAYERS = {3: 'layer3_out', 4: 'layer4_out', 5: 'layer7_out'}    # by the stack they end
@@ -172,7 +170,7 @@ def load_keras(weights):
         with warnings.catch_warnings(action='ignore'):      # of each layer that is not there
             return keras.applications.ResNet50(include_top=include_top, weights=weights)
     except Exception as error:     # Keras and h5py raise a dozen kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if weights == 'imagenet':
             raise InputError(
                 f'Keras could not fetch the ImageNet weights of ResNet-50: {reason}; fetch that '
@@ -307,36 +305,6 @@ def check_free(out):
     vgg16.check_free(out)
 
 
-@contextmanager
-def whole_folder(out):
-    """Writes a folder whole or not at all.
-
-    Args:
-        out: path, at which there is nothing yet.
-
-    Yields:
-        Path of an empty folder beside it, which becomes `out` at the end.
-
-    Raises:
-        InputError: it can't be written, for want of space or of the right to.
-    """
-    part = out.with_name(out.name + '.part')
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        yield part
-        files.move_into_place(part, out)
-    except OSError as error:
-        raise files.write_error(out, error) from error
-    except tf.errors.OpError as error:
-        lines = str(error).strip().splitlines()     # the reason stands in the midst of 20
-        reason = next((line for line in lines if part.name in line), lines[0])
-        raise InputError(f'cannot write {out}: {reason}; make room and its folder writable, or '
-                         'choose another --out') from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def save(shapes, weights, out):
     """Writes the graph and its weights as a SavedModel with the tag that `main.load_vgg` expects.
 
@@ -352,10 +320,7 @@ def save(shapes, weights, out):
     check_free(out)
     with tf.Graph().as_default() as graph, tf.Session(graph=graph) as sess:
         build(sess, shapes, weights)
-        with whole_folder(out) as part:
-            builder = tf.saved_model.Builder(str(part))
-            builder.add_meta_graph_and_variables(sess, [TAG])
-            builder.save()
+        vgg16.save_encoder(sess, out)
 
 
 def convert(weights, out, width_divisor=1):

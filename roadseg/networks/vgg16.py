@@ -13,13 +13,18 @@ Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks f
 Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
 Image Segmentation", 2017.
 """
+import glob
 import lzma
 import math
+import os
+import secrets
 import shutil
 import sys
+import time
 import tokenize
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
@@ -42,8 +47,10 @@ TAG = 'vgg16'
 COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
 NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
 NOT_A_NUMBER = tf.constant_initializer(np.nan)
-# What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors.
-_DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError,
+STALE = 3600        # seconds after which a folder that was being made is a killed process's
+# What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors, and
+# a header that is nested too deep is a MemoryError.
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, MemoryError,
            tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
@@ -135,7 +142,8 @@ def read_npz(path):
     except KeyError as error:
         raise InputError(f'{path} lacks an array of VGG16: {error.args[0]}') from error
     except _DAMAGE as error:
-        raise InputError(f'{path} is not a readable .npz file: {error}') from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f'{path} is not a readable .npz file: {reason}') from error
     _check_finite(path, weights)
     return weights
 
@@ -361,9 +369,14 @@ def check_free(out):
         out: path.
 
     Raises:
-        InputError: it is there already, or would have to be in a file.
+        InputError: it is there already, or would have to be in a file; or its name is no text.
     """
     out = Path(out)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'cannot write {ascii(str(out))}: its name is no UTF-8, which TensorFlow '
+                         'wants; choose another') from error
     try:
         if out.exists() or out.is_symlink():
             raise InputError(f'{out} is there already; move it away or choose another --out')
@@ -386,10 +399,14 @@ def save_encoder(sess, out):
     """
     out = Path(out)
     check_free(out)
-    part = out.with_name(out.name + '.part')
+    # Named by chance, as two processes may find that there is none.
+    part = out.with_name(f'.{out.name[:40]}.{secrets.token_hex(6)}.part')
     try:
-        shutil.rmtree(part, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f'.{glob.escape(out.name[:40])}.*.part'):
+            with suppress(FileNotFoundError):       # it has got its name meanwhile
+                if time.time() - left.stat().st_mtime > STALE:
+                    shutil.rmtree(left, ignore_errors=True)
         builder = tf.saved_model.Builder(str(part))
         builder.add_meta_graph_and_variables(sess, [TAG])
         builder.save()
@@ -462,12 +479,12 @@ def find_encoder(options):
     if options.encoder is not None:
         return options.encoder
     folder = Path(options.data_dir) / 'vgg'
-    if options.dataset == 'folder' and not (folder.exists()
-                                            or folder.with_name('vgg.zip').exists()):
+    if options.dataset == 'folder' and not (
+            os.path.exists(folder) or os.path.exists(folder.with_name('vgg.zip'))):
         return fetch('data')
     if options.dataset != 'demo':
         return fetch(options.data_dir)
-    if not folder.exists():
+    if not os.path.exists(folder):
         shapes = convolution_shapes(width_divisor=8)
         save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,
              folder)
@@ -488,10 +505,10 @@ def fetch(data_dir):
     """
     data_dir = Path(data_dir)
     folder, archive = data_dir / 'vgg', data_dir / 'vgg.zip'
-    if folder.exists():
+    if os.path.exists(folder):
         return folder
     try:
-        if not archive.exists():
+        if not os.path.exists(archive):
             download.download(COURSE_URL, archive)
         download.extract(archive, 'vgg')
         return folder
