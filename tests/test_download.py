@@ -186,6 +186,7 @@ def test_without_a_mark_of_the_version_nothing_is_kept_and_the_message_says_so(t
 
 @pytest.mark.parametrize('note', [
     None, '{"url": ', '[]', '{"version": "\\"one\\"", "length": 300000}',
+    '{"url": "URL", "version": "\\"one\\"", "length": "300000"}',
     '{"url": "URL", "version": "a\\nb", "length": 300000}', '{"url": "URL", "version": 1}',
     '{"url": "http://127.0.0.1/other.zip", "version": "\\"one\\"", "length": 300000}'])
 def test_a_part_of_unknown_origin_is_not_gone_on_from(tmp_path, note):

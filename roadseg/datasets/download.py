@@ -178,7 +178,8 @@ def _read_note(part, url):
     except InputError:
         return {}
     version = known.get('version')
-    usable = isinstance(version, str) and version.isascii() and version.isprintable()
+    usable = (isinstance(version, str) and version.isascii() and version.isprintable()
+              and isinstance(known.get('length'), (int, type(None))))
     return known if usable and known.get('url') == url else {}
 
 
