@@ -408,7 +408,7 @@ def run(options):
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
 
-    with unlabelled.lesson(options, dataset, training, validation) as lesson, \
+    with unlabelled.lesson(options, dataset, training) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
         net = build(sess, encoder, num_classes, options, weights, team)
@@ -417,7 +417,8 @@ def run(options):
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
-        progress, started = start_from.begin(sess, saver, options, validation)
+        progress, started = start_from.begin(
+            sess, saver, options, start_from.not_trained_on(dataset, training))
         team.agree(sess, progress, options, dataset)
         cost, available = preflight.report(sess, net, shapes, lesson.per_epoch * (
             options.epochs - progress.epoch), trained_variables(

@@ -139,6 +139,27 @@ def test_run_that_was_trained_on_what_is_held_out_now_is_refused(tmp_path):
         'nothing out with --split none')
 
 
+def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):
+    """A network that was trained on them, then on another data set, and by a teacher."""
+    first, second, third = (save_run(tmp_path / name, split='none', dataset=dataset)
+                            for name, dataset in (('a', 'kitti'), ('b', 'camvid'), ('c', 'kitti')))
+    write_json(first / 'photographs.json', {'training': ['um_1.png', 'um_2.png']})
+    write_json(second / 'photographs.json', {'training': ['um_4.png']})     # of another data set
+    write_json(third / 'photographs.json', {'training': ['um_5.png']})
+    write_json(second / 'options.json', {**json.loads((second / 'options.json').read_text()),
+                                         'start_from': {'run': str(first)}})
+    write_json(third / 'pseudo_labels.json', {'teachers': [{'run': str(second)},
+                                                           {'run': str(third)}]})
+    held_out = [(f'data/um_{number}.png', None) for number in (2, 4)]
+    for run in (second, third):
+        assert refused(run, held_out=held_out).startswith(
+            f'--start-from: {run} has learned from {first}, which was trained on 1 of the 2 '
+            'photographs that are held out now, the first being um_2.png; ')
+    shutil.rmtree(first)
+    assert 'in common' in refused(third, held_out=held_out)
+    assert f'warning: {second} has learned from {first}, which is gone' in capsys.readouterr().err
+
+
 def test_what_is_no_run_or_has_no_checkpoint_is_one_line(tmp_path):
     assert 'options.json: no such file' in refused(tmp_path)
     run = save_run(tmp_path / 'empty')

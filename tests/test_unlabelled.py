@@ -83,7 +83,7 @@ def options_of(data, photographs, *teachers, more=()):
 
 
 def lesson_of(dataset, options):
-    return unlabelled.lesson(options, dataset, *dataset.split('kfold:3:0'))
+    return unlabelled.lesson(options, dataset, dataset.split('kfold:3:0')[0])
 
 
 # Labels ---------------------------------------------------------------------------------------
@@ -170,13 +170,19 @@ def test_held_out_photographs_under_other_names_are_left_out(data, dataset, teac
     assert '1 of 8 photographs' in error and 'the first being known.png' in error
 
 
-def test_photographs_of_no_split_are_held_out_too(data, dataset, teacher, photographs):
+def test_photographs_of_no_split_are_held_out_too(data, dataset, teacher, photographs, tmp_path):
     """A split may keep some for later, neither trained on nor held out now."""
-    training, held_out = dataset.split('kfold:3:0')
+    training, _ = dataset.split('kfold:3:0')
     shutil.copy(training[-1][0], photographs / 'for later.png')
-    with unlabelled.lesson(options_of(data, photographs, teacher), dataset, training[:-1],
-                           held_out) as lesson:
+    with unlabelled.lesson(options_of(data, photographs, teacher), dataset,
+                           training[:-1]) as lesson:
         assert lesson.notes['left_out']['labelled'] == ['for later.png']
+    knows = shutil.copytree(teacher, tmp_path / 'teacher')
+    (knows / 'photographs.json').write_text(json.dumps(
+        {'training': [training[-1][0].relative_to(data).as_posix()]}))
+    with pytest.raises(InputError, match='was trained on 1 of the 4 photographs'), \
+            unlabelled.lesson(options_of(data, photographs, knows), dataset, training[:-1]):
+        pass
 
 
 def test_only_labelled_photographs_are_an_error(data, dataset, teacher, tmp_path):

@@ -1,4 +1,6 @@
 """Where a training starts: at the weights of another run, at a checkpoint of its own, or anew."""
+import os
+import sys
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
@@ -12,6 +14,7 @@ from roadseg.training.run_folder import (Progress, checksum, photograph_names, r
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
+NOTES = 'pseudo_labels.json'                # in a run's folder, where teachers labelled for it
 
 
 def begin(sess, saver, options, held_out):
@@ -21,7 +24,7 @@ def begin(sess, saver, options, held_out):
         sess: session of a graph as `main.build` makes it, in which all variables have values.
         saver: from `checkpoints.make_saver`.
         options: namespace; `resume`, `start_from`, `dataset` and `data_dir` are used.
-        held_out: list of (image, label) paths.
+        held_out: list of (image, label) paths, from `not_trained_on`.
 
     Returns:
         (`Progress`, dict of the run that the weights are from, see `take_weights`; {} for none).
@@ -104,29 +107,75 @@ def _shown(names):
 
 # What a run has seen --------------------------------------------------------------------------
 
-def check_unseen(run, option, options, held_out):
-    """Refuses a run that was trained on photographs which are held out now.
+def not_trained_on(dataset, training):
+    """The labelled photographs of a data set that a run does not train on.
 
-    Whatever is learned from it would know them, and their score would say nothing.
+    Those are the ones held out, and what a split keeps for later.
+
+    Args:
+        dataset: `Dataset`.
+        training: list of (image, label) paths.
+
+    Returns:
+        List of (image, label) paths.
+    """
+    learned = set(training)
+    return [pair for pair in dataset.labelled if pair not in learned]
+
+
+def check_unseen(run, option, options, held_out):
+    """Refuses a run that has learned from photographs which are held out now.
+
+    Whatever is learned from it would know them, and their score would say nothing. The same goes
+    for the runs that it started from or was taught by, and for theirs.
 
     Args:
         run: folder.
         option: under which it was named, for the message.
         options: namespace; `dataset` and `data_dir` are used.
-        held_out: list of (image, label) paths.
+        held_out: list of (image, label) paths, from `not_trained_on`.
 
     Raises:
-        InputError: it was, or a file of the run is damaged.
+        InputError: it has, or a file of the run is damaged.
     """
-    seen_file = Path(run) / 'photographs.json'
-    if read_options(run).get('dataset', 'kitti') != options.dataset or not seen_file.exists():
-        return
-    trained_on = read_json(seen_file).get('training')
-    now = photograph_names(options.data_dir, [], held_out)['validation']
-    seen = sorted(set(now) & set(trained_on if isinstance(trained_on, list) else ()))
-    if seen:
-        raise InputError(
-            f"{option}: {run} was trained on {len(seen)} of the {len(now)} photographs that are "
-            f"held out now, the first being {seen[0]}; name a run with the --split of this one "
-            f"(its own is {read_run(run)['options'].get('split')}), or hold nothing out with "
-            '--split none')
+    now = set(photograph_names(options.data_dir, [], held_out)['validation'])
+    for known in _lineage(Path(run)):
+        seen_file = known / 'photographs.json'
+        if read_options(known).get('dataset', 'kitti') != options.dataset or \
+                not seen_file.exists():
+            continue
+        trained_on = read_json(seen_file).get('training')
+        seen = sorted(now & set(trained_on if isinstance(trained_on, list) else ()))
+        if seen:
+            subject = run if known == Path(run) else f'{run} has learned from {known}, which'
+            raise InputError(
+                f'{option}: {subject} was trained on {len(seen)} of the {len(now)} photographs '
+                f'that are held out now, the first being {seen[0]}; name a run with the --split '
+                f"of this one (its own is {read_run(known)['options'].get('split')}), or hold "
+                'nothing out with --split none')
+
+
+def _lineage(run):
+    """The run and all that it has learned from, as far as they are there: list of paths."""
+    found, waiting = [], [run]
+    while waiting:
+        known = waiting.pop()
+        found.append(known)
+        for parent in _learned_from(known):
+            if not os.path.isfile(parent / 'options.json'):
+                print(f'warning: {known} has learned from {parent}, which is gone; nobody can '
+                      'tell whether that has seen photographs which are held out now',
+                      file=sys.stderr)
+            elif parent not in found + waiting:
+                waiting.append(parent)
+    return found
+
+
+def _learned_from(run):
+    """The runs that a run notes to have started from, or to have been taught by: list of paths."""
+    origins = [read_run(run).get('start_from')]
+    if (run / NOTES).exists():
+        teachers = read_json(run / NOTES).get('teachers')
+        origins += teachers if isinstance(teachers, list) else []
+    return [Path(origin['run']) for origin in origins
+            if isinstance(origin, dict) and isinstance(origin.get('run'), str)]

@@ -32,9 +32,9 @@ from roadseg.images import read_image, write_mask
 from roadseg.model import is_run
 from roadseg.training import pipeline
 from roadseg.training.run_folder import checksum
-from roadseg.training.start_from import check_unseen
+from roadseg.training.start_from import NOTES, check_unseen, not_trained_on
 
-FOLDER, NOTES = 'pseudo_labels', 'pseudo_labels.json'
+FOLDER = 'pseudo_labels'
 THUMBNAIL = 32      # pixels of a side
 # Two different photographs of KITTI Road correlate by 0.93 at most, neighbouring frames included;
 # a copy of half or a quarter of the size, compressed to a JPEG of quality 20 to 50, by 0.999.
@@ -68,7 +68,7 @@ class Lesson(NamedTuple):
 
 
 @contextmanager
-def lesson(options, dataset, training, validation):
+def lesson(options, dataset, training):
     """Gathers what a run learns from: the labelled photographs, and those of --unlabelled.
 
     A run that goes on takes the pseudo-labels that it has kept.
@@ -76,7 +76,7 @@ def lesson(options, dataset, training, validation):
     Args:
         options: namespace.
         dataset: `Dataset`.
-        training, validation: lists of (image, label) paths.
+        training: list of (image, label) paths.
 
     Yields:
         `Lesson`.
@@ -95,7 +95,7 @@ def lesson(options, dataset, training, validation):
         if options.resume:
             notes = _kept(options)
         else:
-            notes = _label(options, dataset, training, validation, folder)
+            notes = _label(options, dataset, training, folder)
         more = [(Path(options.unlabelled) / entry['photograph'], folder / entry['label'])
                 for entry in notes['photographs']]
         drawn = len(more)
@@ -226,13 +226,13 @@ def _look(path):
 
 # Labels ---------------------------------------------------------------------------------------
 
-def _label(options, dataset, training, validation, folder):
+def _label(options, dataset, training, folder):
     """Labels the photographs of --unlabelled into a folder.
 
     Args:
         options: namespace.
         dataset: `Dataset`.
-        training, validation: lists of (image, label) paths.
+        training: list of (image, label) paths.
         folder: where the pseudo-labels go.
 
     Returns:
@@ -246,12 +246,10 @@ def _label(options, dataset, training, validation, folder):
         raise InputError(f"--unsure {','.join(map('{:g}'.format, bounds))}: two bounds are for "
                          f'two classes, and {dataset.title} has {len(dataset.classes)}; name one, '
                          'below which the likeliest class is unsure')
-    learned = set(training)
-    # A split may also keep photographs for later that are neither trained on nor held out.
-    held_out = [pair for pair in dataset.labelled if pair not in learned]
+    held_out = not_trained_on(dataset, training)
     entries, skipped = [], []
     with ExitStack() as stack:
-        teachers = [stack.enter_context(_open_teacher(run, options, dataset, validation))
+        teachers = [stack.enter_context(_open_teacher(run, options, dataset, held_out))
                     for run in options.teacher]
         paths, left_out = _photographs(options, training, held_out)
         for path in tqdm(paths, 'labelling photographs', leave=False, disable=None):
@@ -305,26 +303,26 @@ def pseudo_label(probabilities, bounds):
     return np.where(sure, classes, IGNORED).astype(np.uint8)
 
 
-def _open_teacher(run, options, dataset, validation):
+def _open_teacher(run, options, dataset, held_out):
     """Opens a run to label photographs with.
 
     Args:
         run: folder.
         options: namespace.
         dataset: `Dataset`.
-        validation: list of (image, label) paths.
+        held_out: list of (image, label) paths, from `not_trained_on`.
 
     Returns:
         `roadseg.model.Model`.
 
     Raises:
-        InputError: it is no run with a whole checkpoint, knows other classes, or was trained on
+        InputError: it is no run with a whole checkpoint, knows other classes, or has learned from
             photographs that are held out now.
     """
     if not is_run(run):
         raise InputError(f'--teacher: {run} is no run; name a folder that training has made, such '
                          'as runs/<date-time>')
-    check_unseen(run, '--teacher', options, validation)
+    check_unseen(run, '--teacher', options, held_out)
     teacher = roadseg.load(run)
     if teacher.classes != tuple(dataset.classes):
         teacher.close()
