@@ -403,7 +403,7 @@ def run(options):
     options.precision, options.xla = hardware.precision, hardware.xla
     options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
-    pipeline.check(dataset, training, validation, options.batch_size * team.count)
+    pipeline.check(dataset, training, validation, options.batch_size, team.count)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)

@@ -331,9 +331,9 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
     (image, label), bad = pairs[0], tmp_path / 'bad.png'
     bad.write_bytes(image.read_bytes()[:-500])
 
-    def check(training=pairs[:5], validation=pairs[5:], tests=(image,)):
+    def check(training=pairs[:5], validation=pairs[5:], tests=(image,), workers=1):
         pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
-                       validation, 5)
+                       validation, 5, workers)
 
     check()
     for spoilt in ((bad, label), (image, bad)):
@@ -344,6 +344,8 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
         check(tests=(image, bad))
     with pytest.raises(InputError, match='--batch-size 5 is not between 1 and the 4'):
         check(training=pairs[:4])
+    with pytest.raises(InputError, match='size 5 of each of 2 workers is not between 1 and the 3'):
+        check(training=pairs, validation=[], workers=2)
 
 
 def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):

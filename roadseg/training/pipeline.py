@@ -33,21 +33,23 @@ def read_pair(pair, read_label):
     return image, classes
 
 
-def check(dataset, training, validation, batch_size):
+def check(dataset, training, validation, batch_size, workers=1):
     """Decodes all photographs and labels once, so that a bad one is found before the training.
 
     Args:
         dataset: `Dataset`.
         training, validation: lists of (image, label) paths.
-        batch_size: N.
+        batch_size: N, of each worker.
+        workers: how many there are.
 
     Raises:
         InputError: an unreadable photograph or label, or a batch size that is not between 1 and
-            the number of photographs to train on.
+            a worker's share of the photographs to train on.
     """
-    if not 1 <= batch_size <= len(training):
-        raise InputError(f'--batch-size {batch_size} is not between 1 and the {len(training)} '
-                         'photographs to train on')
+    if not 1 <= batch_size <= len(training) // workers:
+        of_each = f' of each of {workers} workers' if workers > 1 else ''
+        raise InputError(f'--batch-size {batch_size}{of_each} is not between 1 and the '
+                         f'{len(training) // workers} photographs to train on')
 
     def look_at(files):
         if isinstance(files, tuple):
