@@ -89,6 +89,16 @@ def test_photographs_without_a_mask_are_tests(tmp_path):
     assert folder.load(tmp_path).tests == [tmp_path / 'test/a.jpg', tmp_path / 'unlabelled/b.PNG']
 
 
+def test_photographs_without_a_mask_have_different_names(tmp_path):
+    """Otherwise, the overlay of one would replace that of the other."""
+    fill(tmp_path)
+    for place, name in (('test', 'a.jpg'), ('unlabelled', 'a.PNG')):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / name).write_bytes(b'')
+    with pytest.raises(InputError, match='test/a.jpg and .*unlabelled/a.PNG have the same name'):
+        folder.load(tmp_path)
+
+
 @pytest.mark.parametrize('name', ['[x]', 'a*', 'what?', 'Straße 7', '道'])
 def test_odd_names_of_folder_and_files(tmp_path, name):
     dataset = folder.load(fill(tmp_path / name, {name: MASK, name + '2': MASK}))

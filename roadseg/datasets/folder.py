@@ -123,9 +123,12 @@ def _pairs(folder):
 
 
 def _tests(folder):
-    """Paths of the photographs without a mask."""
-    return [path for place in ('test', 'unlabelled')
-            for path in labels.pictures(folder / place, labels.PHOTOGRAPHS).values()]
+    """Paths of the photographs without a mask; by their names, their overlays are told apart."""
+    tests, more = (labels.pictures(folder / place, labels.PHOTOGRAPHS)
+                   for place in ('test', 'unlabelled'))
+    for name in tests.keys() & more.keys():
+        raise InputError(f'{tests[name]} and {more[name]} have the same name; rename one')
+    return [*tests.values(), *more.values()]
 
 
 def _black_and_white(pairs):
