@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import main
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.errors import InputError
@@ -713,6 +714,41 @@ def test_skips_of_torchvision_weights_are_in_caffes_units(tmp_path):
                     for source in (vgg16.caffe_input, vgg16.torch_input))
     for skip in (0, 1):
         assert 0.2 < np.abs(torch[skip]).mean() / np.abs(caffe[skip]).mean() < 5
+
+
+def graph_like_the_courses(change):
+    """(image, keep_prob, [layer 3, 4, 7]) of a graph; `change` turns (stride, layer) into it."""
+    image = tf.placeholder(tf.uint8, [None, None, None, 3])
+    keep_prob = tf.placeholder(tf.float32, [])
+    layers = [change(stride, tf.nn.avg_pool2d(keep_prob * tf.cast(image, tf.float32), stride,
+                                              stride, 'SAME')) for stride in (8, 16, 32)]
+    return image, keep_prob, layers
+
+
+def of_layer_4(spoil):
+    return lambda stride, layer: spoil(layer) if stride == 16 else layer
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda layer: tf.cast(layer, tf.int32), r'as int32 \(None, None, None, 3\)'),
+    (lambda layer: tf.cast(layer, tf.float16), 'as float16'),
+    (lambda layer: tf.reduce_mean(layer, [1, 2]), r'as float32 \(None, 3\), and \(3,\) of'),
+    (lambda layer: tf.placeholder_with_default(layer, None), 'as float32 <unknown>'),
+    (lambda layer: tf.placeholder_with_default(layer, [None] * 4), 'with a known D'),
+    (lambda layer: layer[:, :-1], r'\(4, 7\) of a photograph of \(72, 104\); .*\(5, 7\)$'),
+    (lambda layer: tf.ensure_shape(layer, [1, 14, 14, 3]), 'not take photographs of 72x104')])
+def test_a_graph_of_another_kind_is_refused(spoil, message):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        with pytest.raises(InputError, match=f'^the graph in data/vgg .*{message}') as caught:
+            vgg16.check_layers(sess, 'data/vgg', *graph_like_the_courses(of_layer_4(spoil)))
+    assert '\n' not in str(caught.value)
+
+
+def test_graphs_of_any_depth_are_taken(tiny_vgg):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        vgg16.check_layers(sess, 'vgg', *graph_like_the_courses(lambda stride, layer: layer))
+        image, keep_prob, *layers = main.load_vgg(sess, str(tiny_vgg))
+        vgg16.check_layers(sess, 'vgg', image, keep_prob, layers)
 
 
 # Getting it -----------------------------------------------------------------------------------

@@ -443,6 +443,37 @@ def convert(path, out, fc_width=512, fc_kernel=3, context=False):
 
 # Using it -------------------------------------------------------------------------------------
 
+def check_layers(sess, path, image, keep_prob, layers):
+    """Checks that a frozen graph, which may be anybody's, gives what decoders are built on.
+
+    Args:
+        sess: session that the graph was loaded into.
+        path: of the graph, for messages.
+        image: placeholder [N, H, W, 3].
+        keep_prob: tensor [].
+        layers: tensors of layers 3, 4 and 7.
+
+    Raises:
+        InputError: they are not float32 [N, H/8, W/8, D3], [N, H/16, W/16, D4] and [N, H/32, W/32,
+            D7], the sizes rounded up, with known D.
+    """
+    size, strides = (72, 104), (8, 16, 32)
+    photograph = np.zeros((1, *size, 3), image.dtype.as_numpy_dtype)
+    try:
+        sizes = [layer.shape[1:3] for layer in sess.run(layers, {image: photograph, keep_prob: 1})]
+    except tf.errors.OpError as error:
+        raise InputError(f'the graph in {path} does not take photographs of {size[0]}x{size[1]} '
+                         f'pixels: {as_os_error(error)}; it should take any size') from error
+    for layer, found, stride in zip(layers, sizes, strides):
+        expected = tuple(math.ceil(side / stride) for side in size)
+        if layer.dtype != tf.float32 or layer.shape.rank != 4 or not layer.shape[-1] or \
+                found != expected:
+            raise InputError(
+                f'the graph in {path} gives {layer.name} as {layer.dtype.name} {layer.shape}, and '
+                f'{found} of a photograph of {size}; expected float32 [N, H, W, D] with a known '
+                f'D, and {expected}')
+
+
 def draw_new_kernels(sess, seed):
     """Draws the frozen graph's kernels that are not pretrained, if it has some, from the seed.
 
