@@ -725,6 +725,13 @@ def graph_like_the_courses(change):
     return image, keep_prob, layers
 
 
+def stated(layer, shape):
+    """As a graph that was saved for photographs of one size states it."""
+    layer = tf.placeholder_with_default(layer, [None, None, None, 3])
+    layer.set_shape(shape)
+    return layer
+
+
 def of_layer_4(spoil):
     return lambda stride, layer: spoil(layer) if stride == 16 else layer
 
@@ -734,9 +741,10 @@ def of_layer_4(spoil):
     (lambda layer: tf.cast(layer, tf.float16), 'as float16'),
     (lambda layer: tf.reduce_mean(layer, [1, 2]), r'as float32 \(None, 3\), and \(3,\) of'),
     (lambda layer: tf.placeholder_with_default(layer, None), 'as float32 <unknown>'),
-    (lambda layer: tf.placeholder_with_default(layer, [None] * 4), 'with a known D'),
-    (lambda layer: layer[:, :-1], r'\(4, 7\) of a photograph of \(72, 104\); .*\(5, 7\)$'),
-    (lambda layer: tf.ensure_shape(layer, [1, 14, 14, 3]), 'not take photographs of 72x104')])
+    (lambda layer: tf.placeholder_with_default(layer, [None] * 4), 'of which D is known'),
+    (lambda layer: layer[:, :-1], r'\(4, 7\) of photographs of \(72, 104\); .*\(5, 7\)$'),
+    (lambda layer: tf.ensure_shape(layer, [None, 14, 14, 3]), 'not take photographs'),
+    (lambda layer: stated(layer, [None, 14, 14, 3]), r'\(None, 14, 14, 3\)')])
 def test_a_graph_of_another_kind_is_refused(spoil, message):
     with tf.Graph().as_default(), tf.Session() as sess:
         with pytest.raises(InputError, match=f'^the graph in data/vgg .*{message}') as caught:

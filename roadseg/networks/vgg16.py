@@ -458,20 +458,20 @@ def check_layers(sess, path, image, keep_prob, layers):
             D7], the sizes rounded up, with known D.
     """
     size, strides = (72, 104), (8, 16, 32)
-    photograph = np.zeros((1, *size, 3), image.dtype.as_numpy_dtype)
+    photographs = np.zeros((2, *size, 3), image.dtype.as_numpy_dtype)
     try:
-        sizes = [layer.shape[1:3] for layer in sess.run(layers, {image: photograph, keep_prob: 1})]
+        shapes = [layer.shape for layer in sess.run(layers, {image: photographs, keep_prob: 1})]
     except tf.errors.OpError as error:
         raise InputError(f'the graph in {path} does not take photographs of {size[0]}x{size[1]} '
                          f'pixels: {as_os_error(error)}; it should take any size') from error
-    for layer, found, stride in zip(layers, sizes, strides):
+    for layer, found, stride in zip(layers, shapes, strides):
         expected = tuple(math.ceil(side / stride) for side in size)
         if layer.dtype != tf.float32 or layer.shape.rank != 4 or not layer.shape[-1] or \
-                found != expected:
+                found[1:3] != expected or not layer.shape.is_compatible_with(found):
             raise InputError(
                 f'the graph in {path} gives {layer.name} as {layer.dtype.name} {layer.shape}, and '
-                f'{found} of a photograph of {size}; expected float32 [N, H, W, D] with a known '
-                f'D, and {expected}')
+                f'{found[1:3]} of photographs of {size}; expected float32 [N, H, W, D], of which '
+                f'D is known and the others are not, and {expected}')
 
 
 def draw_new_kernels(sess, seed):
