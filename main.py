@@ -25,6 +25,7 @@ if __name__ == '__main__':      # before the seconds that TensorFlow takes
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 import helper
@@ -67,8 +68,8 @@ def load_vgg(sess, vgg_path, image=None):
             tf.saved_model.loader.load(sess, ['vgg16'], str(folder),
                                        **({} if image is None else
                                           {'input_map': {'image_input:0': image}}))
-    except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError, ValueError, KeyError, DecodeError, tf.errors.OpError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
                          'it away to fetch it anew, or see `python -m roadseg.networks.vgg16`') from error
     names = ('image_input', 'keep_prob', 'layer3_out', 'layer4_out', 'layer7_out')
@@ -354,6 +355,8 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers()):
     input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
     _, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(
         sess, encoder, tf.cast(input_image, tf.float32))
+    vgg16.check_layers(sess, encoder, input_image, keep_prob,
+                       [layer3_out, layer4_out, layer7_out])
     feed = {seed: value + SEED_STEP * team.index        # dropout differs by worker
             for seed, value in vgg16.draw_new_kernels(sess, options.seed).items()}
     of_encoder = trained_variables(options.freeze_blocks, options.train)

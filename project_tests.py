@@ -124,6 +124,17 @@ def test_load_vgg_names_the_folder_that_has_lost_its_weights(tmp_path):
             main.load_vgg(sess, str(tmp_path / 'vgg'))
 
 
+@pytest.mark.parametrize('byte', [b'A', b'\xff'])      # another name; one that is no UTF-8
+def test_load_vgg_names_the_graph_that_is_damaged_inside(tmp_path, byte):
+    save_tiny_vgg(tmp_path / 'vgg', width_divisor=64, fc_width=2, fc_kernel=1)
+    graph = tmp_path / 'vgg/saved_model.pb'
+    before, after = graph.read_bytes().rsplit(b'conv2_1/kernel/Read', 1)
+    graph.write_bytes(before + b'con' + byte + b'2_1/kernel/Read' + after)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        with pytest.raises(InputError, match=f'^{tmp_path}/vgg holds no .* \\(.+\\); move'):
+            main.load_vgg(sess, str(tmp_path / 'vgg'))
+
+
 # layers ---------------------------------------------------------------------------------------
 
 C, K = 3, 5

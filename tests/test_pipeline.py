@@ -342,6 +342,13 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
                 check(**options)
     with pytest.raises(InputError, match='bad.png'):
         check(tests=(image, bad))
+    Image.new('L', SIZE[::-1], IGNORED).save(tmp_path / 'void.png')
+    void = [(image, tmp_path / 'void.png')]
+    with pytest.raises(InputError, match='^no pixel of the 6 labels to train on is evaluated'):
+        check(training=6 * void)
+    with pytest.raises(InputError, match='^no pixel of the 1 labels to validate on is evaluated'):
+        check(validation=void)
+    check(training=pairs[:4] + void, validation=[])
     with pytest.raises(InputError, match='--batch-size 5 is not between 1 and the 4'):
         check(training=pairs[:4])
     with pytest.raises(InputError, match='size 5 of each of 2 workers is not between 1 and the 3'):

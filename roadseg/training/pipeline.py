@@ -43,8 +43,8 @@ def check(dataset, training, validation, batch_size, workers=1):
         workers: how many there are.
 
     Raises:
-        InputError: an unreadable photograph or label, or a batch size that is not between 1 and
-            a worker's share of the photographs to train on.
+        InputError: an unreadable photograph or label, none whose pixels are evaluated, or a batch
+            size that is not between 1 and a worker's share of the photographs to train on.
     """
     if not 1 <= batch_size <= len(training) // workers:
         of_each = f' of each of {workers} workers' if workers > 1 else ''
@@ -53,15 +53,19 @@ def check(dataset, training, validation, batch_size, workers=1):
 
     def look_at(files):
         if isinstance(files, tuple):
-            read_pair(files, dataset.read_label)
-        else:
-            check_image(files)
+            return (read_pair(files, dataset.read_label)[1] != IGNORED).any()
+        return check_image(files)
 
     files, threads = [*training, *validation, *dataset.tests], processors()
     # in threads, as Pillow lets go of the interpreter's lock
-    for _ in tqdm(prepared_ahead(look_at, files, threads, ahead=4 * threads),
-                  'checking photographs', len(files), leave=False, disable=None):
-        pass
+    looks = list(tqdm(prepared_ahead(look_at, files, threads, ahead=4 * threads),
+                      'checking photographs', len(files), leave=False, disable=None))
+    first = len(training)
+    for use, evaluated in (('train on', looks[:first]),
+                           ('validate on', looks[first:first + len(validation)])):
+        if evaluated and not any(evaluated):
+            raise InputError(f'no pixel of the {len(evaluated)} labels to {use} is evaluated; '
+                             'check the labels')
 
 
 class Cache:
