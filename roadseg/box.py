@@ -15,10 +15,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from roadseg.commands import Parser, number, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import numpy as np
 
 import main as script
-from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import camvid, kitti
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError

@@ -1,6 +1,8 @@
 """What all commands share: how options are read, and how a mistake is reported."""
 import argparse
 import math
+import os
+import signal
 import sys
 
 from roadseg.errors import InputError
@@ -84,16 +86,53 @@ def factors(text):
             'such as 1,1.3') from None
 
 
+# Running --------------------------------------------------------------------------------------
+
+def stop_at_once():
+    """Has Ctrl-C and its like end the process without a word, until `run_command` handles them.
+
+    To be called before the seconds of imports: Python would show a traceback out of the middle of
+    them, and nothing has been begun.
+    """
+    from roadseg.training.signals import STOPPING       # here, as `datasets` has commands, too
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(130))
+
+
 def run_command(command, argv=None):
     """Runs a command's function, and turns what the user can put right into one line.
+
+    SIGTERM and SIGHUP end it as Ctrl-C does, so that it tidies up. A reader of its output that has
+    gone, as `head` does, stops nothing.
 
     Args:
         command: function of `argv` that returns an exit code or None.
         argv: list of str; None for the process's own.
 
     Returns:
-        Exit code: that of the command; 0 for None; 2 for an `InputError`; 130 after Ctrl-C.
+        Exit code: that of the command; 0 for None; 2 for an `InputError`, and where the output
+        got lost by a full disk; 130 after Ctrl-C.
     """
+    from roadseg.training.signals import as_ctrl_c
+    before = sys.stdout, sys.stderr
+    output, errors = sys.stdout, sys.stderr = [stream and _Output(stream) for stream in before]
+    try:
+        with as_ctrl_c():
+            code = _run(command, argv)
+            if output and output.is_lost():
+                print(f'error: cannot write the standard output: {output.error.strerror}; write '
+                      'it elsewhere', file=sys.stderr)
+                code = 2
+        return code
+    finally:
+        for stream in filter(None, (output, errors)):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _run(command, argv):
+    """What `run_command` does, once the streams are prepared."""
     try:
         return command(argv) or 0
     except InputError as error:
@@ -102,3 +141,42 @@ def run_command(command, argv=None):
     except KeyboardInterrupt as error:
         print(error if error.args else 'stopped', file=sys.stderr)
         return 130
+
+
+class _Output:
+    """A standard stream. Where it can't be written to, what is printed gets lost, and no work.
+
+    Attributes:
+        error: the first `OSError`; None without.
+    """
+
+    def __init__(self, stream):
+        self._stream, self.error = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        try:
+            return self._tried(self._stream.write, text)
+        except UnicodeEncodeError:      # as of a name of a file
+            encoding = self._stream.encoding
+            return self.write(text.encode(encoding, 'backslashreplace').decode(encoding))
+
+    def flush(self):
+        self._tried(self._stream.flush)
+
+    def _tried(self, do, *arguments):
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            # Python will try once more, at the end, to write what is in its buffer.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def is_lost(self):
+        """Whether something that was to be read later got lost."""
+        self.flush()
+        return self.error is not None and not isinstance(self.error, BrokenPipeError)

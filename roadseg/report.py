@@ -5,12 +5,16 @@
 
 Training writes both by itself.
 """
+import os
 import sys
 from pathlib import Path
 
-from roadseg.commands import Parser, run_command
+from roadseg.commands import Parser, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 from roadseg.scoring.page import write_page
 from roadseg.scoring.runs_page import write_runs_page
+from roadseg.training.run_folder import holds_runs
 
 
 def main(argv=None):
@@ -20,8 +24,8 @@ def main(argv=None):
     parser.add_argument('folders', nargs='+', metavar='RUN', type=Path,
                         help='folder of a run, runs/<date-time>, or of several, runs')
     for folder in parser.parse_args(argv).folders:
-        holds_runs = not (folder / 'options.json').exists() and any(folder.glob('*/options.json'))
-        print(write_runs_page(folder) if holds_runs else write_page(folder))
+        is_run = os.path.exists(folder / 'options.json') or not holds_runs(folder)
+        print(write_page(folder) if is_run else write_runs_page(folder))
 
 
 if __name__ == '__main__':

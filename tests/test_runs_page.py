@@ -156,6 +156,11 @@ def test_a_folder_without_runs_is_one_line(tmp_path, place):
         write_runs_page(tmp_path / place)
 
 
+def test_names_that_are_too_long(tmp_path):
+    with pytest.raises(InputError, match='holds no run'):
+        write_runs_page(tmp_path / ('x' * 5000))
+
+
 # The command ----------------------------------------------------------------------------------
 
 def test_command_writes_pages_of_runs_and_the_one_that_compares_them(tmp_path, capsys):

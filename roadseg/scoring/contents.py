@@ -5,6 +5,7 @@ KITTI Road's are.
 """
 import csv
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,11 +118,9 @@ def read_log(path):
 
 
 def picture_paths(folder):
-    """Paths of the pictures in a folder, by name; [] without the folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir()
-                  if path.suffix in ('.jpg', '.png') and path.is_file())
+    """Paths of the pictures in a folder, by name; [] where it is missing or locked."""
+    return sorted(path for path in folder.glob('*')
+                  if path.suffix in ('.jpg', '.png') and os.path.isfile(path))
 
 
 def pictures(paths):
@@ -131,7 +130,7 @@ def pictures(paths):
         try:
             with Image.open(path) as image:
                 found[path.name] = (path, *image.size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:       # Pillow's, of any kind
             pass        # shown as missing; one bad picture should not cost the page
     return found
 

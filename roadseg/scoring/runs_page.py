@@ -5,6 +5,7 @@ photographs: a score on drawn scenes says nothing about one on real ones.
 """
 import base64
 import math
+import os
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +53,8 @@ def write_runs_page(runs_dir):
         InputError: the folder does not exist or holds no folder, or the page cannot be written.
     """
     runs_dir = Path(runs_dir)
-    paths = runs_dir.iterdir() if runs_dir.is_dir() else ()
-    folders = sorted(path for path in paths if path.is_dir() and not path.name.startswith('.'))
+    paths = runs_dir.glob('*') if os.path.isdir(runs_dir) else ()      # [] where it is locked
+    folders = sorted(path for path in paths if os.path.isdir(path) and path.name[0] != '.')
     if not folders:
         raise InputError(f'{runs_dir} holds no run; name a run or a folder of runs, such as runs/')
     tables, broken, count = {}, [], 0

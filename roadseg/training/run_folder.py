@@ -52,6 +52,11 @@ class Progress:
     row: dict | None = None     # log of the epoch just finished, as long as it is not scored
 
 
+def holds_runs(folder):
+    """Whether something is a folder of runs, such as runs/."""
+    return os.path.isdir(folder) and any(Path(folder).glob('*/options.json'))
+
+
 # Options --------------------------------------------------------------------------------------
 
 def read_run(run):
@@ -122,6 +127,23 @@ def photograph_names(data_dir, training, validation):
     """
     return {use: [Path(os.path.relpath(image, data_dir)).as_posix() for image, _ in pairs]
             for use, pairs in (('training', training), ('validation', validation))}
+
+
+def read_photographs(run):
+    """Returns what `photographs.json` of a run holds; {} in runs from before it was written.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = Path(run) / 'photographs.json'
+    if not os.path.lexists(path):
+        return {}
+    content = read_json(path)
+    for use, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{path}: '{use[:40]}' is no list of names; take the file from a "
+                             'backup')
+    return content
 
 
 def checksum(folder):

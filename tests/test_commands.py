@@ -1,0 +1,125 @@
+"""What all commands share: streams that break, signals, and Ctrl-C before they have begun."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = """
+import os, sys
+from roadseg.commands import run_command
+from roadseg.errors import InputError
+def command(argv):
+    {body}
+sys.exit(run_command(command))
+"""
+TALK = """
+    for number in range(20000):
+        print('line', number)
+    print('worked to its end', file=sys.stderr)
+"""
+FAIL = "raise InputError('no such thing')"
+
+
+def start(code, **options):
+    return subprocess.Popen([sys.executable, '-c', code], text=True, cwd=ROOT, **{
+        'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options})
+
+
+def run(body, **options):
+    """(exit code, output, errors) of a command."""
+    process = start(COMMAND.format(body=body), **options)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+# Streams --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('buffered', ['', '1'])
+def test_a_reader_that_has_gone_stops_nothing(buffered):
+    """As `head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, 'wb') as gone:
+        code, _, errors = run(TALK, stdout=gone, env={**os.environ, 'PYTHONUNBUFFERED': buffered})
+    assert (code, errors) == (0, 'worked to its end\n')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full here')
+@pytest.mark.parametrize('buffered', ['', '1'])
+@pytest.mark.parametrize('body', [TALK, "print('a word'); print('worked to its end', "
+                                        "file=sys.stderr)"])
+def test_output_onto_a_full_disk_is_one_line_at_the_end(buffered, body):
+    with open('/dev/full', 'wb') as full:
+        code, _, errors = run(body, stdout=full, env={**os.environ, 'PYTHONUNBUFFERED': buffered})
+        assert code == 2
+        assert errors.splitlines() == ['worked to its end', 'error: cannot write the standard '
+                                       'output: No space left on device; write it elsewhere']
+        assert run(FAIL, stderr=full)[0] == 2
+
+
+@pytest.mark.parametrize('stream', [1, 2])
+def test_streams_that_are_closed(stream):
+    code, output, errors = run(FAIL, preexec_fn=lambda: os.close(stream))
+    assert code == 2 and 'Traceback' not in output + errors
+
+
+@pytest.mark.parametrize('encoding, shown', [('ascii', r'r\xfc\udcff'), ('utf-8', r'rü\udcff')])
+def test_names_that_the_terminal_cannot_show(encoding, shown):
+    code, output, _ = run(r"print('r\xfc\udcff')",
+                          env={**os.environ, 'PYTHONIOENCODING': encoding, 'PYTHONUTF8': '0'})
+    assert (code, output) == (0, shown + '\n')
+
+
+def test_a_fault_of_our_own_keeps_its_traceback():
+    code, _, errors = run("os.stat('/nowhere')")
+    assert code == 1 and errors.startswith('Traceback') and 'FileNotFoundError' in errors
+
+
+# Signals --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_any_signal_to_end_lets_a_command_tidy_up(number):
+    process = start(COMMAND.format(body="""
+    import time
+    try:
+        print('ready', flush=True)
+        time.sleep(60)
+    finally:
+        print('tidy', flush=True)"""))
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ('tidy\n', 'stopped\n')
+    assert process.returncode == 130
+
+
+def test_ctrl_c_before_a_command_has_begun_is_silent():
+    process = start("""
+from roadseg.commands import stop_at_once
+stop_at_once()
+print('ready', flush=True)
+import time
+time.sleep(60)""")
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ('', '') and process.returncode == 130
+
+
+@pytest.mark.parametrize('name', ['evaluate', 'export', 'predict', 'report'])
+def test_every_command_is_silent_while_it_is_imported(name):
+    process = start('import runpy, sys\n'
+                    'class Slow:\n'        # stands for an import that takes its time
+                    '    def find_spec(self, name, *more):\n'
+                    "        if name == 'numpy':\n"
+                    "            print('ready', flush=True)\n"
+                    '            import time; time.sleep(60)\n'
+                    'sys.meta_path.insert(0, Slow())\n'
+                    f"runpy.run_module('roadseg.{name}', run_name='__main__')")
+    assert process.stdout.readline() == 'ready\n'
+    time.sleep(.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ('', '') and process.returncode == 130
