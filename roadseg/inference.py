@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, softmax
 
+from roadseg.errors import InputError
 from roadseg.images import resize, scaled_size
 from roadseg.threads import Turns
 
@@ -36,10 +37,18 @@ class Network(NamedTuple):
         return cls(sess, logits, keep_prob, input_image, tuple(image_shape), tuple(scales), flip)
 
     def run(self, image):
-        """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C)."""
+        """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C).
+
+        Raises:
+            InputError: they are not finite.
+        """
         with TURNS:
             scores = self.sess.run(self.logits,
                                    {self.input_image: image[np.newaxis], self.keep_prob: 1.0})
+        if not np.isfinite(scores).all():
+            raise InputError('the network answers a picture by what is no number: its training '
+                             'has diverged; take an earlier checkpoint, or train it anew with a '
+                             'lower --learning-rate')
         return scores.reshape(*image.shape[:2], -1)
 
     def probability(self, photograph):

@@ -1,6 +1,7 @@
 """Checkpoints: whole, of this run, of finite weights, and kept as long as they are needed."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -368,6 +369,25 @@ def test_no_whole_checkpoint(tiny):
             attempt()
 
 
+@pytest.mark.parametrize('damage, reason', [
+    (lambda data: data.unlink(), 'its files cannot be read'), (cut, 'its files cannot be read'),
+    (lambda data: data.with_name('model.meta').unlink(), 'no such file or folder: .*model.meta')])
+def test_the_reason_is_given_in_a_few_words(tiny, capsys, damage, reason):
+    damage(tiny.save(10) / DATA)
+    with pytest.raises(InputError):
+        load(tiny.run)
+    assert re.search(f'damaged: {reason}', error := capsys.readouterr().err), error
+
+
+@pytest.mark.parametrize('best', [[1], {'a': 1}, None, 7])
+def test_a_best_measure_that_is_none(tmp_path, best):
+    with tiny_run(make_run(tmp_path / 'run', best=best)) as made:
+        made.save(10, epoch=1)
+        made.log(90)
+        with pytest.raises(InputError, match='no best checkpoint'):
+            made.restore('best')
+
+
 @pytest.mark.parametrize('which', ['last', 'best'])
 def test_no_checkpoint(tiny, which):
     with pytest.raises(InputError, match=f'no {which} checkpoint in .*checkpoints'):
@@ -433,7 +453,8 @@ def test_checkpoint_that_had_diverged_is_passed_over(tiny, capsys):
     (tiny.run / 'checkpoints/step-000010/progress.json').write_text('{"epoch": 1, "step": 10}')
     (tiny.run / 'options.json').write_text('{"options": {"epochs": 5}}')
     assert tiny.restore()[0] == 'step-000010'
-    assert 'decoder/kernel is not finite' in capsys.readouterr().err
+    assert load(tiny.run)[0] == 'step-000010'
+    assert capsys.readouterr().err.count('decoder/kernel is not finite') == 2
 
 
 # The disk -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from scipy.special import expit, softmax
 
+from roadseg.errors import InputError
 from roadseg.images import resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.training.averages import averaged
@@ -96,6 +97,14 @@ def test_probability_of_extreme_logits_is_0_or_1_and_warns_of_nothing():
         road, _ = probability(lambda image: 1e4 * (image[..., 0] - 128), noise(4, 10), (4, 10))
     np.testing.assert_array_equal(road, np.float32(noise(4, 10)[..., 0] > 128)
                                   + 0.5 * (noise(4, 10)[..., 0] == 128))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_network_that_has_diverged_is_told(value):
+    seen, _ = look(lambda image: np.full(image.shape[:2], value), (4, 10))
+    for see in (seen.probability, seen.scores):
+        with pytest.raises(InputError, match='diverged'):
+            see(noise(4, 10))
 
 
 # Scores of several classes --------------------------------------------------------------------

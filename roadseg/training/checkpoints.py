@@ -29,7 +29,8 @@ import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
 from roadseg.errors import InputError
-from roadseg.files import move_into_place, read_json, write_error, write_json
+from roadseg.files import (describe_os_error, move_into_place, read_json, write_error,
+                           write_json)
 from roadseg.tf_errors import as_os_error
 from roadseg.tf_paths import literal
 from roadseg.training.run_folder import Progress, read_log, read_run
@@ -74,7 +75,8 @@ def best_step(run):
     Raises:
         InputError: `options.json` or `log.csv` is damaged, or the checkpoints can't be listed.
     """
-    column = read_run(run)['data'].get('best', 'val_maxf')      # MaxF in runs before it was noted
+    # MaxF in runs from before it was noted
+    column = str(read_run(run)['data'].get('best', 'val_maxf'))
     reached = max(map(step_of, saved(run)), default=-1)
     scored = [row for row in read_log(run) if int(row['step']) <= reached
               and row.get(column) and math.isfinite(float(row[column]))]
@@ -371,9 +373,7 @@ def restore(sess, saver, run, which='last'):
         with _naming_damage(path):
             progress = _read_progress(path, read_run(run).get('id'))
             _restore(sess, saver, path, progress)
-            broken = _broken(sess, sess.run(FINITE + ':0'))
-            if broken:          # earlier versions saved what had diverged
-                raise _Damaged(f'{broken[0]} is not finite')
+            _check_finite(sess, sess.run(FINITE + ':0'))
             return path, progress
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}; start a new run")
 
@@ -400,8 +400,18 @@ def load(sess, run, which='last'):
                 with literal(path) as folder, sess.graph.as_default():
                     saver = tf.train.import_meta_graph(str(folder / 'model.meta'))
             _restore(sess, saver, path, progress)
+            with sess.graph.as_default():       # the graph of an earlier version has no `FINITE`
+                finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in _floats()]
+            _check_finite(sess, sess.run(finite))
             return path
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
+
+
+def _check_finite(sess, finite):
+    """Raises _Damaged where a variable is not finite; earlier versions saved what had diverged."""
+    broken = _broken(sess, finite)
+    if broken:
+        raise _Damaged(f'{broken[0]} is not finite')
 
 
 @contextmanager
@@ -411,7 +421,11 @@ def _naming_damage(path):
         yield
     except (_Damaged, OSError, tf.errors.OpError, ValueError, KeyError, TypeError,
             DecodeError) as error:
-        reason = str(getattr(error, 'message', error)).strip().splitlines() or [repr(error)]
+        reason = str(error).strip().splitlines() or [repr(error)]
+        if isinstance(error, tf.errors.OpError):        # which says much, the reason far below
+            reason = [f'its files cannot be read ({type(error).__name__})']
+        elif isinstance(error, OSError):
+            reason = [describe_os_error(error) + (f': {error.filename}' if error.filename else '')]
         print(f'warning: the checkpoint {path} is damaged: {reason[0]}', file=sys.stderr)
 
 
