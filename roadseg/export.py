@@ -23,9 +23,11 @@ is left out where it differs by more than `LIMITS`. --compare measures all of th
 
 The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """
+import glob
 import importlib.util
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,9 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from roadseg.commands import Parser, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -40,11 +45,9 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from roadseg import model, runtimes
-from roadseg.commands import Parser, run_command
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
-from roadseg.files import (human_size, move_into_place, read_json, write_error, write_json,
-                           write_whole)
+from roadseg.files import human_size, move_into_place, write_error, write_json, write_whole
 from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
@@ -52,7 +55,8 @@ from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
 from roadseg.training.pipeline import processors, read_pair
-from roadseg.training.run_folder import checksum, describe_software, read_run
+from roadseg.training.run_folder import (STALE, checksum, describe_software, read_photographs,
+                                         read_run)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -118,15 +122,13 @@ def photographs_of(run, data_dir):
     folder = Path(data_dir or options['data_dir'])
     remedy = (f'the photographs of {run} are needed to check an export on; name the folder they '
               'are in now with --data-dir')
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f'{folder} is no folder; {remedy}')
-    if (Path(run) / 'photographs.json').exists():       # lest missing ones be downloaded
-        names = [name for names in read_json(Path(run) / 'photographs.json').values()
-                 for name in names]
-        missing = [name for name in names if not (folder / str(name)).is_file()]
-        if missing:
-            raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, '
-                             f'the first being {missing[0]}; {remedy}')
+    names = [name for names in read_photographs(run).values() for name in names]
+    missing = [name for name in names if not os.path.isfile(folder / name)]
+    if missing:                 # lest they be downloaded
+        raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, '
+                         f'the first being {missing[0]}; {remedy}')
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
     training, held_out = dataset.split(options['split'] or dataset.default_split)
     return dataset, training, held_out or training
@@ -331,14 +333,18 @@ def export(opened, photographs, run, form, precision, out):
     if not runtimes.is_installed(NATIVE[form]):
         raise InputError(f'--format {form} is checked on {NATIVE[form]}, which is not installed; '
                          '`pip install -r requirements-export.txt`')
-    part = out.with_name(f'.{out.name}.part')
+    # Named by chance, lest two processes write into one.
+    part = out.with_name(f'.{out.name[:40]}.{secrets.token_hex(6)}.part')
     about = {'format_version': runtimes.FORMAT_VERSION, 'format': form,
              'quantization': precision, 'file': FILES[form], 'fixed_size': form == 'tflite',
              'image_size': list(network.image_shape), 'input': INPUT, 'output': OUTPUT,
              **description_of(run, dataset), 'checkpoint': checkpoint.name,
              'checkpoint_sha256': checksum(checkpoint)}
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in out.parent.glob(f'.{glob.escape(out.name[:40])}.*.part'):
+            with suppress(OSError):     # it may just have gone
+                if time.time() - left.stat().st_mtime > STALE:
+                    shutil.rmtree(left)
         part.mkdir(parents=True)
         about.update(WRITERS[form](frozen, part, about,
                                    [image for image, _ in spread(training, CALIBRATED)]))
@@ -353,6 +359,7 @@ def export(opened, photographs, run, form, precision, out):
         problems = problems_of(about['check'], precision)
         if not problems:
             write_json(part / runtimes.METADATA, about)
+            check_free(out)         # another process may have been as fast
             move_into_place(part, out)
     except (OSError, tf.errors.OpError) as error:
         raise write_error(out, as_os_error(error)) from error
@@ -399,6 +406,7 @@ def timing(code, *arguments):
     path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     with subprocess.Popen([sys.executable, '-c', 'import sys\n' + code, *map(str, arguments)],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          start_new_session=True,       # Ctrl-C is for this process to answer
                           env={**os.environ, 'PYTHONPATH': path}) as process:
         def ask(what='time'):
             try:

@@ -85,7 +85,7 @@ def read_metadata(path):
             model is missing or not as it was written.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     remedy = ('an export is a folder with its model and export.json, as `python -m roadseg.export '
               'RUN` writes it')
     metadata = read_json(folder / METADATA, remedy)
@@ -96,14 +96,18 @@ def read_metadata(path):
     size = metadata.get('image_size')
     problem = next((f"'{name}' is {str(metadata.get(name))[:60]}, expected {expected}"
                     for name, right, expected in (
-        ('format', metadata.get('format') in RUNTIMES, 'one of ' + ', '.join(RUNTIMES)),
+        ('format', str(metadata.get('format')) in RUNTIMES, 'one of ' + ', '.join(RUNTIMES)),
         ('image_size', isinstance(size, list) and len(size) == 2
          and all(type(side) is int and side > 0 for side in size), '[height, width]'),
         ('fixed_size', isinstance(metadata.get('fixed_size'), bool), 'true or false'),
         ('file', isinstance(metadata.get('file'), str)
          and Path(metadata['file']).name in (metadata['file'], ''), 'the name of the model'),
         ('files', isinstance(metadata.get('files'), dict) and bool(metadata['files']),
-         'the checksums of the files')) if not right), None)
+         'the checksums of the files'),
+        *((name, isinstance(metadata.get(name), str), 'the name of a tensor')
+          for name in ('input', 'output')),
+        ('output_scale', metadata.get('quantization') != 'int8'
+         or type(metadata.get('output_scale')) in (int, float), 'a number')) if not right), None)
     if problem:
         raise InputError(f'{folder / METADATA} is damaged: {problem}; export the run again')
     for name, checksum in metadata['files'].items():
@@ -117,7 +121,7 @@ def read_metadata(path):
             raise InputError(f'{folder / name} is not as it was written: its checksum is '
                              f'{found[:12]}, expected {str(checksum)[:12]}; copy or export it '
                              'again')
-    if path.is_file() and path.name not in (metadata['file'], METADATA, *metadata['files']):
+    if os.path.isfile(path) and path.name not in (metadata['file'], METADATA, *metadata['files']):
         raise InputError(f"{folder / METADATA} is of {metadata['file']}, not of {path.name}; name "
                          'its folder')
     return folder / metadata['file'], metadata
@@ -267,7 +271,9 @@ def _open_onnxruntime(model, metadata, threads, stack):
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail,
             errors.NotImplemented) as error:
         raise ValueError(str(error)) from error
-    return lambda images: session.run([metadata['output']], {metadata['input']: images})[0]
+    if [tensor.name for tensor in session.get_inputs()] != [metadata['input']]:
+        raise ValueError(f"it has no input {metadata['input']}")
+    return lambda images: session.run(None, {metadata['input']: images})[0]
 
 
 def _open_openvino(model, metadata, threads, stack):

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -37,10 +38,13 @@ _RATE_LIMIT = 1000          # frames a second; beyond, the file's clock was take
 def _ffmpeg():
     """Path of the program."""
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise InputError('videos need FFmpeg, which imageio-ffmpeg has not brought along here; '
-                         'install it, and name it in IMAGEIO_FFMPEG_EXE') from error
+        program = shutil.which(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        program = None
+    if program is None:
+        raise InputError('videos need FFmpeg, which imageio-ffmpeg has not brought along here, or '
+                         'IMAGEIO_FFMPEG_EXE names none; install it, and name it there')
+    return program
 
 
 class Reader:
@@ -141,7 +145,7 @@ class Writer:
         Raises:
             InputError: its folder can't be written to.
         """
-        self.path = Path(path)
+        self.path, program = Path(path), _ffmpeg()
         # Named by chance, lest two processes write the same file.
         self._part = self.path.with_name(f'.{self.path.stem[:40]}.{secrets.token_hex(6)}.part')
         self._log = tempfile.TemporaryFile()
@@ -161,7 +165,7 @@ class Writer:
         except OSError as error:
             raise write_error(path, error) from error
         self._process = subprocess.Popen(
-            [_ffmpeg(), '-hide_banner', '-y', '-v', 'level+error',
+            [program, '-hide_banner', '-y', '-v', 'level+error',
              '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(rate),
              '-i', 'pipe:0', *colours, *_CODECS[ending], 'file:' + os.path.abspath(self._part)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log,

@@ -257,6 +257,13 @@ def test_a_network_that_says_nan_is_found(bright, data):
 
 # The comparison ---------------------------------------------------------------------------------
 
+def test_ctrl_c_does_not_reach_the_processes_that_time(capfd):
+    """They would show a traceback each."""
+    code = 'import os; print(os.getpgid(0), flush=True); sys.stdin.read()'
+    with export.timing(code) as ask:
+        assert ask() != os.getpgid(0)
+
+
 @pytest.mark.slow
 def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(bright, tmp_path / 'run')
@@ -304,6 +311,41 @@ def test_no_run_and_no_checkpoint(bright, tmp_path, capsys):
     shutil.rmtree(copy / 'checkpoints')
     assert call(copy, '--format', 'frozen') == 2
     assert 'no last checkpoint' in error_of(capsys)
+
+
+@pytest.mark.parametrize('content', ['{"training": 7}', '{"validation": null}',
+                                     '{"training": [1]}'])
+def test_photographs_that_are_no_names(bright, tmp_path, capsys, content):
+    copy = shutil.copytree(bright, tmp_path / 'copy')
+    (copy / 'photographs.json').write_text(content)
+    assert call(copy, '--format', 'frozen') == 2
+    assert 'is no list of names' in error_of(capsys)
+
+
+def test_two_at_once_do_not_mix(bright, data, tmp_path, capsys, monkeypatch):
+    """The second one writes all its own while the first one does."""
+    out, write, codes = tmp_path / 'out', export.WRITERS['frozen'], []
+
+    def writing(frozen, part, *more):
+        if not codes:
+            codes.append(None)
+            codes[0] = call(bright, '--format', 'frozen', '--out', out)
+        assert not list(part.iterdir())
+        return write(frozen, part, *more)
+
+    monkeypatch.setitem(export.WRITERS, 'frozen', writing)
+    assert call(bright, '--format', 'frozen', '--out', out) == 2 and codes == [0]
+    assert f'{out} is there already' in error_of(capsys)
+    assert list(tmp_path.iterdir()) == [out] and runtimes.read_metadata(out)
+
+
+def test_what_a_killed_process_left_is_swept_after_an_hour(bright, tmp_path):
+    old, new = tmp_path / '.out.12ab.part', tmp_path / '.out.34cd.part'
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'out') == 0
+    assert sorted(tmp_path.iterdir()) == [new, tmp_path / 'out']
 
 
 def test_the_photographs_have_been_moved(bright, data, tmp_path, capsys):

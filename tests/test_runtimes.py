@@ -141,6 +141,8 @@ def test_without_metadata(copy, tmp_path):
     ({'format_version': None}, 'is of version None'), ({'format': 'coreml'}, "'format' is coreml"),
     ({'image_size': [32]}, r"'image_size' is \[32\]"), ({'image_size': [0, 96]}, 'image_size'),
     ({'fixed_size': 1}, "'fixed_size' is 1"), ({'file': 7}, "'file' is 7"),
+    ({'format': ['tflite']}, "'format' is"), ({'input': 7}, "'input' is 7"),
+    ({'output': None}, "'output' is None"), ({'quantization': 'int8'}, "'output_scale' is None"),
     ({'files': {}}, "'files' is {}"), ({'files': {'model.tflite': '00'}}, 'not as it was written'),
     ({'files': {'other.tflite': '00'}}, 'cannot read .*other.tflite'),
     ({'file': '../model.tflite'}, 'name of the model')])
@@ -174,6 +176,14 @@ def test_what_no_runtime_can_read(folders, tmp_path, form):
             if runtimes.is_installed(runtime):
                 with pytest.raises(InputError, match=f'{runtime} cannot open'):
                     runtimes.open_export(copy, runtime)
+
+
+def test_an_input_that_the_model_does_not_have(folders, tmp_path):
+    for form, runtime in (('frozen', 'tensorflow'), ('onnx', 'onnxruntime')):
+        if form in folders and runtimes.is_installed(runtime):
+            rewrite(copy := shutil.copytree(folders[form], tmp_path / form), input='pictures')
+            with pytest.raises(InputError, match=f'{runtime} cannot open .*pictures'):
+                runtimes.open_export(copy, runtime)
 
 
 def test_another_file_beside_the_metadata(copy):

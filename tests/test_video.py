@@ -77,6 +77,16 @@ def test_sound_is_left_out(tmp_path):
         Reader(tmp_path / 'c.mp4')
 
 
+@pytest.mark.parametrize('program', ['/nowhere/ffmpeg', '/'])
+def test_a_program_that_is_none(tmp_path, monkeypatch, program):
+    path = write(tmp_path / 'a.mp4', plain(1))
+    monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', program)
+    for use in (lambda: Reader(path), lambda: write(tmp_path / 'b.mp4', plain(1))):
+        with pytest.raises(InputError, match='IMAGEIO_FFMPEG_EXE names none'):
+            use()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # Damage -----------------------------------------------------------------------------------------
 
 def cut(path, share):
