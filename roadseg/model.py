@@ -7,6 +7,7 @@ The network sees a photograph of any size the way it saw those of its training, 
 their shape: see `seen_size`.
 """
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -26,14 +27,15 @@ LEAST = 32                                  # pixels of a side: less is nothing 
 
 def is_run(path):
     """Whether a path looks like the folder of a run, be it damaged."""
-    return (Path(path) / 'options.json').is_file() or (Path(path) / 'checkpoints').is_dir()
+    return (os.path.isfile(os.path.join(path, 'options.json'))
+            or os.path.isdir(os.path.join(path, 'checkpoints')))
 
 
 def is_export(path):
     """Whether a path looks like an export, be it damaged or without its metadata."""
-    path = Path(path)
-    return ((path / 'export.json').is_file() or (path / 'saved_model.pb').is_file()
-            or path.suffix.lower() in EXPORTED and path.is_file())
+    return (any(os.path.isfile(os.path.join(path, name))
+                for name in ('export.json', 'saved_model.pb'))
+            or Path(path).suffix.lower() in EXPORTED and os.path.isfile(path))
 
 
 def boxed():
@@ -175,6 +177,9 @@ def load(source=None, runtime='auto', checkpoint='last'):
             raise InputError(f'no network comes with this package ({BOX} holds none); name a run, '
                              'such as runs/<date-time>, or an export')
     if is_export(source):
+        if checkpoint != 'last':
+            raise InputError(f'{source} is an export, and has but one checkpoint; leave '
+                             f"'{checkpoint}' out, or name its run")
         return _open_export(Path(source), runtime)
     if runtime not in ('auto', 'tensorflow'):
         raise InputError(f'{source} is no export, and runs on tensorflow only, not on {runtime}; '

@@ -31,17 +31,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from roadseg.commands import Parser, number, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from roadseg import video
-from roadseg.commands import Parser, number, run_command
 from roadseg.errors import InputError
-from roadseg.files import write_error, write_json
+from roadseg.files import check_file, write_error, write_json
 from roadseg.images import paint, read_image, resize, write_image, write_mask
 from roadseg.model import boxed, is_export, is_run, load
 from roadseg.scoring.classes import class_numbers
+from roadseg.training.run_folder import holds_runs
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.jp2',
             '.gif')
@@ -79,7 +82,7 @@ def find_inputs(texts, out):
         matches = [text] if literal else sorted(glob.glob(text, recursive=True))
         files = {}
         for match in map(Path, matches):
-            if match.is_dir():
+            if os.path.isdir(match):
                 if _is_inside(out, match):
                     raise InputError(f'--out {out} lies in the input folder {match}, where its '
                                      'pictures would be the next input; name a folder outside')
@@ -142,9 +145,12 @@ def plan(inputs, out, kinds):
     except ValueError:              # drives of Windows
         common = None
     sources = {os.path.realpath(source) for source, _ in inputs}
-    taken, jobs = {SUMMARY}, []
-    for source, _ in inputs:
-        relative = Path(os.path.relpath(source, common) if common else source.name)
+    relatives = [Path(os.path.relpath(source, common) if common else source.name)
+                 for source, _ in inputs]
+    # A result can't have the name of a folder of results, such as drive.masks/.
+    taken = {SUMMARY, *(str(folder).lower() for path in relatives for folder in path.parents)}
+    jobs = []
+    for (source, _), relative in zip(inputs, relatives):
         is_video = _is_video(source)
         count = 1
         while True:
@@ -182,10 +188,11 @@ def _is_video(path):
     """Whether a file is a video, by its ending; a GIF if it has several pictures."""
     if path.suffix.lower() == '.gif':
         try:
+            check_file(path, '')        # opening a pipe would wait
             with Image.open(path, formats=['GIF']) as image:
                 return image.is_animated
-        except (OSError, SyntaxError, ValueError, EOFError):
-            return False            # reading it as a picture tells what is wrong
+        except Exception:           # Pillow's, of any kind: reading it as a picture tells which
+            return False
     return path.suffix.lower() in video.ENDINGS
 
 
@@ -337,7 +344,10 @@ def predict_video(job, reader, model, temporal):
         writer.write(overlay)
         return pixels
 
-    make_folders(job.outputs[kind] for kind in ('mask', 'confidence') if kind in job.outputs)
+    for kind in ('mask', 'confidence'):
+        if kind in job.outputs:
+            make_folders([job.outputs[kind]])
+            remove_frames(job.outputs[kind])
     total, of_frames = 0, array('d')        # eight bytes a number: videos may be long
     with video.Writer(job.outputs['overlay'], reader.shape, reader.rate) as writer, \
             closing(ahead(write, ahead(look, see(decoded_ahead(iter(reader))), 2))) as written:
@@ -345,11 +355,8 @@ def predict_video(job, reader, model, temporal):
                            dynamic_ncols=True, disable=None):
             total = total + pixels
             of_frames.extend(np.round(pixels / pixels.sum(), 6))
-    count = len(of_frames) // len(model.classes)
-    for kind in ('mask', 'confidence'):
-        if kind in job.outputs:
-            remove_later(job.outputs[kind], count)
-    return {'height': reader.shape[0], 'width': reader.shape[1], 'frames': count,
+    return {'height': reader.shape[0], 'width': reader.shape[1],
+            'frames': len(of_frames) // len(model.classes),
             'frames_per_second': float(reader.rate), **shares(total, model),
             'areas_of_frames': {name: of_frames[number::len(model.classes)].tolist()
                                 for number, name in enumerate(model.classes)}}
@@ -364,11 +371,18 @@ def make_folders(folders):
             raise write_error(folder, error) from error
 
 
-def remove_later(folder, count):
-    """Removes the pictures of frames from number `count` on: they are of a longer video."""
+def remove_frames(folder):
+    """Removes the pictures of an earlier video's frames, lest a kill leaves some of each.
+
+    Raises:
+        InputError: one can't be removed.
+    """
     for path in folder.glob('[0-9]' * 6 + '*.png'):
-        if path.stem.isdigit() and int(path.stem) >= count:
-            path.unlink()
+        if path.stem.isdigit():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise write_error(path, error) from error
 
 
 # The command ----------------------------------------------------------------------------------
@@ -438,7 +452,7 @@ def model_and_inputs(texts):
         (path or None, list of the others).
 
     Raises:
-        InputError: there is no input.
+        InputError: there is no input, or one that is meant to be the network.
     """
     source = texts[0] if is_run(texts[0]) or is_export(texts[0]) else None
     inputs = texts[1:] if source else texts
@@ -449,6 +463,14 @@ def model_and_inputs(texts):
         raise InputError(f'{texts[0]} is neither a run, with its options.json, nor an export, and '
                          'no network comes with this package; name one first, such as '
                          'runs/<date-time>')
+    for text in inputs:
+        if is_run(text) or holds_runs(text):
+            raise InputError(f"{text} {'is a run' if is_run(text) else 'holds runs'}; name one "
+                             'run, and before all pictures')
+    first = Path(texts[0])
+    if source is None and first.suffix and not _is_known(first) and os.path.isfile(first):
+        raise InputError(f'{first} is neither a picture nor a video, and no network: a run is '
+                         'named by its folder')
     return source, inputs
 
 

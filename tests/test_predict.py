@@ -1,6 +1,7 @@
 """The command that looks at pictures and videos: its results, its names, and bad inputs."""
 import itertools
 import json
+import os
 import threading
 import time
 from fractions import Fraction
@@ -184,6 +185,17 @@ def test_names_that_would_be_one_get_numbers(run, tmp_path, out):
     assert sorted([*names, 'predictions.json']) == sorted(name.lower() for name in files(out))
 
 
+def test_a_result_never_has_the_name_of_a_folder_of_results(run, tmp_path, out):
+    for name in ('drive.masks/000000.png', 'photo.png/a.png', 'photo.tif'):
+        save(tmp_path / 'in' / name)
+    save_video(tmp_path / 'in/drive.mp4', sweep(2))
+    assert call(run, tmp_path / 'in', '--out', out, '--masks') == 0
+    assert files(out) == sorted([
+        'drive-2.mp4', 'drive-2.masks/000000.png', 'drive-2.masks/000001.png',
+        'drive.masks/000000.png', 'drive.masks/000000.mask.png', 'photo-2.png',
+        'photo-2.mask.png', 'photo.png/a.png', 'photo.png/a.mask.png'])
+
+
 def test_a_file_named_twice_is_looked_at_once(run, tmp_path, out, monkeypatch):
     save(tmp_path / 'photo.png')
     monkeypatch.chdir(tmp_path)
@@ -327,6 +339,41 @@ def test_a_picture_without_an_ending(run, tmp_path, out):
     assert files(out) == ['photo.png']
 
 
+def test_a_network_that_is_named_wrongly(run, tmp_path, out, capsys):
+    """Or all pictures of the runs would be painted, by the network of the package."""
+    photo = save(tmp_path / 'photo.png')
+    assert f'{run.parent} holds runs' in error_of(capsys, run.parent, photo, '--out', out)
+    assert f'{run} is a run' in error_of(capsys, photo, run, '--out', out)
+    assert 'named by its folder' in error_of(capsys, run / 'options.json', photo, '--out', out)
+    assert not out.exists()
+
+
+def test_names_that_are_too_long(run, tmp_path, out, capsys):
+    photo, name = save(tmp_path / 'photo.png'), 'x' * 5000
+    assert 'no such file' in error_of(capsys, name, photo, '--out', out)
+    assert 'no such file' in error_of(capsys, run, photo, name, '--out', out)
+    assert 'too long' in error_of(capsys, run, photo, '--out', tmp_path / name)
+
+
+def test_damaged_gifs_are_told_as_pictures_are(run, tmp_path, out, capsys):
+    pictures = [Image.fromarray(np.full((*SIZE, 3), 20 * index, np.uint8)) for index in range(5)]
+    (tmp_path / 'in').mkdir()
+    whole = tmp_path / 'in' / 'whole.gif'
+    pictures[0].save(whole, save_all=True, append_images=pictures[1:])
+    rng = np.random.default_rng(1)
+    for number in range(200):
+        content = bytearray(whole.read_bytes())
+        for _ in range(rng.integers(1, 6)):
+            content[rng.integers(6, len(content))] = rng.integers(256)
+        (tmp_path / 'in' / f'{number}.gif').write_bytes(content[:rng.integers(10, len(content))])
+    (tmp_path / 'in/bomb.gif').write_bytes(b'GIF89a' + b'\xff' * 40)
+    os.mkfifo(tmp_path / 'in/pipe.gif')
+    jobs = predict.plan(predict.find_inputs([str(tmp_path / 'in')], out), out, ['overlay'])
+    assert {job.source for job in jobs if job.is_video} >= {whole}
+    assert call(run, tmp_path / 'in/bomb.gif', tmp_path / 'in/pipe.gif', '--out', out) == 2
+    assert [line[:7] for line in capsys.readouterr().err.splitlines()] == ['error: '] * 2
+
+
 def test_an_input_that_is_not_there(run, tmp_path, out, capsys):
     (tmp_path / 'empty').mkdir()
     assert 'holds no picture' in error_of(capsys, run, tmp_path / 'empty', '--out', out)
@@ -380,6 +427,13 @@ def test_the_network_that_comes_with_the_package(tmp_path, out, monkeypatch):
     assert files(out) == ['photo.png']
 
 
+def test_an_export_has_one_checkpoint(tmp_path, out, capsys):
+    export = tiny.save_export(tmp_path / 'export')
+    photo = save(tmp_path / 'photo.png')
+    assert 'has but one checkpoint' in error_of(capsys, export, photo, '--out', out,
+                                                '--checkpoint', 'best')
+
+
 def test_a_damaged_export(tmp_path, out, capsys):
     photo = save(tmp_path / 'photo.png')
     export = tiny.save_export(tmp_path / 'export')
@@ -422,12 +476,14 @@ def test_ctrl_c_leaves_whole_files_only(run, tmp_path, out, capsys, monkeypatch,
             raise KeyboardInterrupt
         return seen(*arguments, **options)
 
+    stale = save(out / 'clip.masks/000029.png')         # of an earlier video
     monkeypatch.setattr(model.Model, 'predict', interrupted)
     source = tmp_path / ('clip.mp4' if name == 'clip.mp4' else 'in')
     before = threading.active_count()
     assert call(run, source, '--out', out, '--masks') == 130
     written = [path for path in out.rglob('*') if path.is_file()]
     assert 2 < len(written) < 30 and not (out / 'clip.mp4').exists()
+    assert stale.exists() == (name != 'clip.mp4')
     for path in written:
         assert path.suffix == '.png' and read(path).shape[:2] == SIZE
     assert threading.active_count() <= before + 1
