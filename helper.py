@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from roadseg.datasets import kitti
 from roadseg.errors import InputError
+from roadseg.files import write_error
 from roadseg.images import paint, read_image, write_image
 from roadseg.inference import Network
 from roadseg.networks import vgg16
@@ -117,7 +118,10 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
     pictures = gen_test_output(sess, logits, keep_prob, input_image,
                                Path(data_dir) / 'data_road/testing', image_shape, **options)
     folder = Path(output_dir or new_folder(runs_dir))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
     def write(named):
         write_image(folder / named[0], named[1])

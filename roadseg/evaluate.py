@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from roadseg.commands import Parser, factors, run_command, stop_at_once, typed
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import imageio.v3 as imageio
 import numpy as np
 from tqdm import tqdm
 
-from roadseg.commands import Parser, factors, run_command, typed
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
 from roadseg.files import write_error, write_json, write_whole
@@ -205,6 +207,8 @@ def evaluate(task, args):
 
 def check_comparable(runs):
     """Refuses runs of different data sets, and names the options in which the runs differ."""
+    if len({os.path.realpath(run) for run in runs}) < len(runs):
+        raise InputError('a run is named twice, which would say that runs agree; name it once')
     options = [complete(read_options(run), run) for run in runs]
     for name in COMPARED:
         values = [of_run[name] for of_run in options]
@@ -236,8 +240,9 @@ def write_submission(run, args):
         InputError: photographs or calibrations are missing, or the data set has no server.
     """
     target = Path(args.submission)
-    if target.is_dir() or not target.parent.is_dir():
-        raise write_error(target, IsADirectoryError(errno.EISDIR, '') if target.is_dir() else
+    is_folder = os.path.isdir(target)
+    if is_folder or not os.path.isdir(target.parent):
+        raise write_error(target, IsADirectoryError(errno.EISDIR, '') if is_folder else
                           FileNotFoundError(errno.ENOENT, ''), 'name a file in a folder that is '
                           'there')
     dataset, _ = open_dataset(run, args.data_dir)
@@ -322,9 +327,12 @@ def main(argv=None):
         help='write what the server of KITTI Road or Cityscapes takes of the test photographs '
              'instead')
     args = parser.parse_args(argv)
-    if args.submission:
+    if args.submission is not None:
         if len(args.runs) > 1:
             raise InputError('--submission takes one run')
+        if args.split is not None or args.bev:
+            raise InputError('--submission is of the test photographs, which have no labels; '
+                             'leave --split and --bev out')
         print(f'wrote {write_submission(args.runs[0], args)} files into {args.submission}')
         return
     check_comparable(args.runs)

@@ -190,6 +190,13 @@ def test_runs_of_several_data_sets_are_refused(run, seven, tmp_path, capsys):
     assert 'several data sets' not in capsys.readouterr().err
 
 
+def test_a_run_that_is_named_twice(run, tmp_path, capsys):
+    """Their deviation would be 0."""
+    (tmp_path / 'link').symlink_to(run)
+    for other in (f'{run}/', tmp_path / 'link'):
+        assert 'named twice' in error_of(capsys, run, other)
+
+
 def test_every_run_is_looked_at_before_the_first_is_scored(run, seven, tmp_path, capsys):
     """Which takes minutes."""
     whole = copy_of(run, tmp_path / 'whole')
@@ -200,6 +207,29 @@ def test_every_run_is_looked_at_before_the_first_is_scored(run, seven, tmp_path,
     other = copy_of(run, tmp_path / 'other', split='kfold:2:1')
     assert 'was trained with --split val3' in error_of(capsys, other, whole, '--split', 'kfold:2')
     assert (whole / 'evaluation.json').stat().st_mtime_ns == before
+
+
+def test_a_network_that_has_diverged_is_one_line(run, tmp_path, capsys):
+    """Finite weights may be too large; those that are not finite are a damaged checkpoint."""
+    for value, message in ((1e38, 'has diverged'), (np.nan, 'no whole checkpoint')):
+        copy = copy_of(run, tmp_path / str(value))
+        for path in sorted((copy / 'checkpoints').iterdir()):
+            with tf.Graph().as_default() as graph, tf.Session() as sess:
+                tf.train.import_meta_graph(str(path / 'model.meta'))
+                saver = tf.train.Saver()
+                saver.restore(sess, str(path / 'model'))
+                for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
+                    if 'score7' in variable.op.name and variable.dtype.is_floating:
+                        variable.load(np.full(variable.shape, value), sess)
+                saver.save(sess, str(path / 'model'), write_meta_graph=False)
+            content = json.loads((path / 'progress.json').read_text())
+            for name in ('run', 'files', 'checksum'):       # as of an earlier version
+                del content[name]
+            (path / 'progress.json').write_text(json.dumps(content))
+        content = json.loads((copy / 'options.json').read_text())
+        del content['id']
+        (copy / 'options.json').write_text(json.dumps(content))
+        assert message in error_of(capsys, copy)
 
 
 # Splits ---------------------------------------------------------------------------------------
@@ -339,4 +369,10 @@ def test_submission_that_cannot_be_written_is_refused_at_once(run, tmp_path, cap
 def test_submission_of_a_data_set_without_a_server_is_refused(seven, run, tmp_path, capsys):
     error = error_of(capsys, seven, '--submission', tmp_path / 'a.zip')
     assert 'no server' in error and 'KITTI Road and Cityscapes' in error
+    for more in (['--bev'], ['--split', 'all']):
+        error = error_of(capsys, run, '--submission', tmp_path / 'a.zip', *more)
+        assert 'leave --split and --bev out' in error
+    assert 'cannot write' in error_of(capsys, run, '--submission', '')
+    assert 'cannot write' in error_of(capsys, run, '--submission',
+                                      tmp_path / ('x' * 300) / 'a.zip')
     assert '--submission takes one run' in error_of(capsys, run, run, '--submission', 'a.zip')

@@ -113,6 +113,13 @@ def test_overlays_go_where_they_are_told(data, tmp_path):
     assert folder == tmp_path / 'there/overlays' and len(list(folder.iterdir())) == 3
 
 
+def test_overlays_into_a_file(data, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='cannot write .*file'):
+        helper.save_inference_samples(tmp_path, data, None, (32, 64), None, None, None,
+                                      output_dir=tmp_path / 'file')
+
+
 def test_overlays_of_many_classes_have_the_palettes_colours(tmp_path):
     """The lower class on the left, and one without a colour of its own in the middle."""
     from types import SimpleNamespace
