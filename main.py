@@ -423,9 +423,11 @@ def run(options):
         progress, started = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
         team.agree(sess, progress, options, dataset)
-        cost, available = preflight.report(sess, net, shapes, lesson.per_epoch * (
-            options.epochs - progress.epoch), trained_variables(
-                options.freeze_blocks, options.train), options)
+        steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
+        last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
+        cost, available = preflight.report(
+            sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
+            trained_variables(options.freeze_blocks, options.train), options)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb))
         get_batches_fn = pipeline.gen_batch_function(
             lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
@@ -434,7 +436,6 @@ def run(options):
             first_epoch=progress.epoch, cache=cache, order=lesson.order,
             worker=(team.index, team.count))
 
-        steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
                             lambda new: checkpoints.save(sess, saver, new, progress),
                             lesson, started)

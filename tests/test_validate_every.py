@@ -45,9 +45,11 @@ def test_other_epochs_are_logged_but_neither_scored_nor_saved(data, tmp_path, mo
     assert (run / 'index.html').exists() and (run / 'scores.png').exists()
 
 
-def test_an_end_by_max_steps_is_scored_too(data, tmp_path):
+def test_an_end_by_max_steps_is_scored_too_and_expected(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main.preflight, 'seconds_per_image', lambda *_: 60.0)
     _, rows = train(data, tmp_path, '--epochs', '9', '--validate-every', '4', '--max-steps', '3')
     assert [bool(row['val_maxf']) for row in rows] == [False, True]
+    assert '60.00 s per image, 6.0 min of training' in capsys.readouterr().out
 
 
 def test_only_the_decoder_is_trained_where_that_is_wanted(data, tmp_path):

@@ -252,7 +252,7 @@ def report(sess, net, shapes, images, variables, options):
         sess: session; the variables have values.
         net: `main.Training`.
         shapes: from `layer_shapes(net.logits)`.
-        images: that will be trained on, over all epochs.
+        images: how many this worker will train on, over all epochs.
         variables: those that are trained.
         options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
 
