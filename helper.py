@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from roadseg.datasets import kitti
 from roadseg.errors import InputError
-from roadseg.files import write_error
+from roadseg.files import make_folder
 from roadseg.images import paint, read_image, write_image
 from roadseg.inference import Network
 from roadseg.networks import vgg16
@@ -118,10 +118,7 @@ def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_p
     pictures = gen_test_output(sess, logits, keep_prob, input_image,
                                Path(data_dir) / 'data_road/testing', image_shape, **options)
     folder = Path(output_dir or new_folder(runs_dir))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
+    make_folder(folder)
 
     def write(named):
         write_image(folder / named[0], named[1])

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import run_command
+from roadseg.commands import run_command, stop_at_once
 from roadseg.training import allocator, processor
 from roadseg.training.options import parse_args
 if __name__ == '__main__':      # before the seconds that TensorFlow takes
+    stop_at_once()
     if run_command(lambda argv: not parse_args(argv)):
         sys.exit(2)
     processor.choose_convolutions()
@@ -34,9 +35,10 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
+from roadseg.signals import stopping
 from roadseg.tf_paths import literal
 from roadseg.training import (augment, checkpoints, class_weights, device, loss_scale, pipeline,
-                              preflight, signals, start_from, unlabelled, update, workers)
+                              preflight, start_from, unlabelled, update, workers)
 from roadseg.training.held_out import HeldOut
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, check_same, locked, start_run
@@ -443,7 +445,7 @@ def run(options):
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)
             with checkpoints.writing(sess, saver, folder) as writer, team.naming_lost(), \
-                    signals.stopping() as asked, \
+                    stopping() as asked, \
                     preflight.advising(cost, options.batch_size, available):
                 def stopped():
                     return team.any(sess, asked())
@@ -479,7 +481,7 @@ def run(options):
 def main(argv=None):
     """The command: returns the exit code, 0, 2 for an input error, 130 after Ctrl-C."""
     options = parse_args(argv)
-    with signals.as_ctrl_c(), locked(options.resume if workers.join().is_first else None):
+    with locked(options.resume if workers.join().is_first else None):
         folder = unlabelled.rounds(run, options)
     overlays = f'overlays: {folder}/overlays    ' if (folder / 'overlays').is_dir() else ''
     print(f'{overlays}open {folder}/index.html')

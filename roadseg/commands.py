@@ -6,6 +6,7 @@ import signal
 import sys
 
 from roadseg.errors import InputError
+from roadseg.signals import STOPPING, as_ctrl_c
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,7 +95,6 @@ def stop_at_once():
     To be called before the seconds of imports: Python would show a traceback out of the middle of
     them, and nothing has been begun.
     """
-    from roadseg.training.signals import STOPPING       # here, as `datasets` has commands, too
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(130))
@@ -114,7 +114,6 @@ def run_command(command, argv=None):
         Exit code: that of the command; 0 for None; 2 for an `InputError`, and where the output
         got lost by a full disk; 130 after Ctrl-C.
     """
-    from roadseg.training.signals import as_ctrl_c
     before = sys.stdout, sys.stderr
     output, errors = sys.stdout, sys.stderr = [stream and _Output(stream) for stream in before]
     try:

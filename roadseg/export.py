@@ -23,12 +23,9 @@ is left out where it differs by more than `LIMITS`. --compare measures all of th
 
 The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """
-import glob
 import importlib.util
 import os
 import platform
-import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -47,7 +44,8 @@ from tqdm import tqdm
 from roadseg import model, runtimes
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
-from roadseg.files import human_size, move_into_place, write_error, write_json, write_whole
+from roadseg.files import (human_size, move_into_place, part_folder, write_error, write_json,
+                           write_whole)
 from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
@@ -55,8 +53,7 @@ from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
 from roadseg.training.pipeline import processors, read_pair
-from roadseg.training.run_folder import (STALE, checksum, describe_software, read_photographs,
-                                         read_run)
+from roadseg.training.run_folder import checksum, describe_software, read_photographs, read_run
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -333,38 +330,31 @@ def export(opened, photographs, run, form, precision, out):
     if not runtimes.is_installed(NATIVE[form]):
         raise InputError(f'--format {form} is checked on {NATIVE[form]}, which is not installed; '
                          '`pip install -r requirements-export.txt`')
-    # Named by chance, lest two processes write into one.
-    part = out.with_name(f'.{out.name[:40]}.{secrets.token_hex(6)}.part')
     about = {'format_version': runtimes.FORMAT_VERSION, 'format': form,
              'quantization': precision, 'file': FILES[form], 'fixed_size': form == 'tflite',
              'image_size': list(network.image_shape), 'input': INPUT, 'output': OUTPUT,
              **description_of(run, dataset), 'checkpoint': checkpoint.name,
              'checkpoint_sha256': checksum(checkpoint)}
     try:
-        for left in out.parent.glob(f'.{glob.escape(out.name[:40])}.*.part'):
-            with suppress(OSError):     # it may just have gone
-                if time.time() - left.stat().st_mtime > STALE:
-                    shutil.rmtree(left)
-        part.mkdir(parents=True)
-        about.update(WRITERS[form](frozen, part, about,
-                                   [image for image, _ in spread(training, CALIBRATED)]))
-        written = sorted(path for path in part.rglob('*') if path.is_file())
-        about['bytes'] = sum(path.stat().st_size for path in written)
-        about['files'] = {path.relative_to(part).as_posix(): runtimes.file_checksum(path)
-                          for path in written}
-        write_json(part / runtimes.METADATA, about)
-        with model.load(part, NATIVE[form]) as exported:
-            about['check'] = compare_answers(network, exported.network, dataset,
-                                             spread(held_out, CHECKED))
-        problems = problems_of(about['check'], precision)
-        if not problems:
+        with part_folder(out) as part:
+            part.mkdir()
+            about.update(WRITERS[form](frozen, part, about,
+                                       [image for image, _ in spread(training, CALIBRATED)]))
+            written = sorted(path for path in part.rglob('*') if path.is_file())
+            about['bytes'] = sum(path.stat().st_size for path in written)
+            about['files'] = {path.relative_to(part).as_posix(): runtimes.file_checksum(path)
+                              for path in written}
             write_json(part / runtimes.METADATA, about)
-            check_free(out)         # another process may have been as fast
-            move_into_place(part, out)
+            with model.load(part, NATIVE[form]) as exported:
+                about['check'] = compare_answers(network, exported.network, dataset,
+                                                 spread(held_out, CHECKED))
+            problems = problems_of(about['check'], precision)
+            if not problems:
+                write_json(part / runtimes.METADATA, about)
+                check_free(out)         # another process may have been as fast
+                move_into_place(part, out)
     except (OSError, tf.errors.OpError) as error:
         raise write_error(out, as_os_error(error)) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return about, problems
 
 

@@ -1,11 +1,13 @@
 """Files that are written whole or not at all, and read with errors that name them."""
 import errno
+import glob
 import json
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from roadseg.errors import InputError
 
 JSON_LIMIT = 64 << 20       # bytes; the files of a run have a few thousand
+STALE = 3600        # seconds after which a folder that was being made is a killed process's
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REASONS = {
     errno.ENOSPC: 'no space left on the disk',
@@ -157,6 +160,50 @@ def write_whole(path, content, durable=True):
             raise
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def make_folder(folder):
+    """Makes a folder, and those above it, where they are missing.
+
+    Raises:
+        InputError: it can't be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise write_error(folder, NotADirectoryError(errno.ENOTDIR, '')) from error
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+@contextmanager
+def part_folder(target):
+    """A hidden folder beside `target`, to be filled and then moved into its place.
+
+    It is named by chance, as several processes may make the same. It is deleted if it is still
+    there at the end, and so is what killed processes left an hour ago or earlier.
+
+    Args:
+        target: path; the folders above it are made where they are missing.
+
+    Yields:
+        Path of the folder, which is yet to be made.
+
+    Raises:
+        InputError: the folders above can't be made.
+    """
+    target = Path(target)
+    start = f'.{target.name[:40]}.'
+    make_folder(target.parent)
+    for left in target.parent.glob(f'{glob.escape(start)}*.part'):
+        with suppress(OSError):     # it has just got its name
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left)
+    part = target.with_name(f'{start}{secrets.token_hex(6)}.part')
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def move_into_place(part, path, durable=True):

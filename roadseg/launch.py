@@ -16,10 +16,9 @@ import threading
 from pathlib import Path
 
 from roadseg.commands import Parser, number, run_command
+from roadseg.signals import STOPPING
 
 MAIN = Path(__file__).parents[1] / 'main.py'
-SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
-           if hasattr(signal, name)]
 
 
 def free_addresses(count):
@@ -65,7 +64,7 @@ def launch(count, options):
             if worker.poll() is None:
                 worker.send_signal(received)
 
-    before = {one: signal.signal(one, hand_on) for one in SIGNALS}
+    before = {one: signal.signal(one, hand_on) for one in STOPPING}
     try:
         shown = [threading.Thread(target=_show, args=(index, worker.stderr), daemon=True)
                  for index, worker in enumerate(workers[1:], 1)]

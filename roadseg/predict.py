@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from roadseg import video
 from roadseg.errors import InputError
-from roadseg.files import check_file, write_error, write_json
+from roadseg.files import check_file, make_folder, write_error, write_json
 from roadseg.images import paint, read_image, resize, write_image, write_mask
 from roadseg.model import boxed, is_export, is_run, load
 from roadseg.scoring.classes import class_numbers
@@ -346,7 +346,7 @@ def predict_video(job, reader, model, temporal):
 
     for kind in ('mask', 'confidence'):
         if kind in job.outputs:
-            make_folders([job.outputs[kind]])
+            make_folder(job.outputs[kind])
             remove_frames(job.outputs[kind])
     total, of_frames = 0, array('d')        # eight bytes a number: videos may be long
     with video.Writer(job.outputs['overlay'], reader.shape, reader.rate) as writer, \
@@ -360,15 +360,6 @@ def predict_video(job, reader, model, temporal):
             'frames_per_second': float(reader.rate), **shares(total, model),
             'areas_of_frames': {name: of_frames[number::len(model.classes)].tolist()
                                 for number, name in enumerate(model.classes)}}
-
-
-def make_folders(folders):
-    """Makes folders; raises InputError where that can't be."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(folder, error) from error
 
 
 def remove_frames(folder):
@@ -412,7 +403,8 @@ def predict(jobs, model, out, temporal=0.0, summarize=False):
             write_json(job.outputs['json'], entry)
         files.append({key: value for key, value in entry.items() if key != 'areas_of_frames'})
 
-    make_folders({path.parent for job in jobs for path in job.outputs.values()})
+    for folder in {path.parent for job in jobs for path in job.outputs.values()}:
+        make_folder(folder)
     pictures = [job for job in jobs if not job.is_video]
     try:
         with closing(predict_pictures(pictures, model)) as results:
@@ -496,7 +488,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     source, texts = model_and_inputs(args.paths)
-    make_folders([args.out])
+    make_folder(args.out)
     kinds = ['overlay', *(kind for kind, wanted in (
         ('mask', args.masks), ('confidence', args.confidence), ('json', args.json)) if wanted)]
     jobs = plan(find_inputs(texts, args.out), args.out, kinds)

@@ -339,15 +339,6 @@ def test_two_at_once_do_not_mix(bright, data, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == [out] and runtimes.read_metadata(out)
 
 
-def test_what_a_killed_process_left_is_swept_after_an_hour(bright, tmp_path):
-    old, new = tmp_path / '.out.12ab.part', tmp_path / '.out.34cd.part'
-    for folder in (old, new):
-        folder.mkdir()
-    os.utime(old, (0, 0))
-    assert call(bright, '--format', 'frozen', '--out', tmp_path / 'out') == 0
-    assert sorted(tmp_path.iterdir()) == [new, tmp_path / 'out']
-
-
 def test_the_photographs_have_been_moved(bright, data, tmp_path, capsys):
     assert call(bright, '--format', 'tflite', '--quantize', 'int8', '--data-dir',
                 tmp_path / 'gone') == 2

@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ import pytest
 from roadseg import files
 from roadseg.errors import InputError
 from roadseg.files import (check_file, describe_os_error, free_space_check, human_size,
-                           move_into_place, read_json, write_error, write_json, write_whole)
+                           make_folder, move_into_place, part_folder, read_json, write_error,
+                           write_json, write_whole)
 
 ROOT = Path(files.__file__).parents[1]
 
@@ -215,6 +218,38 @@ def test_all_of_a_folder_reaches_the_disk_before_its_name(tmp_path):
     assert events[-2:] == [('rename', str(part), str(tmp_path / 'step')),
                            ('fsync', str(tmp_path))]
     assert (tmp_path / 'step/deeper/b').read_text() == '2'
+
+
+def test_a_folder_in_the_making_is_hidden_and_never_left(tmp_path):
+    """And those that killed processes left are swept after an hour, a busy one's not."""
+    left, busy, other = (tmp_path / name for name in (
+        '.a[b].12ab.part', '.a[b].34cd.part', '.ab.56ef.part'))
+    for path, age in ((left, 4000), (busy, 10), (other, 4000)):
+        path.mkdir()
+        os.utime(path, (time.time() - age,) * 2)
+    for outcome in (None, OSError(errno.ENOSPC, ''), KeyboardInterrupt()):
+        with suppress(OSError, KeyboardInterrupt), part_folder(tmp_path / 'a[b]') as part, \
+                part_folder(tmp_path / 'a[b]') as at_once:
+            assert part.parent == tmp_path and part.name[0] == '.' and part != at_once
+            part.mkdir()
+            (part / 'half').write_text('written')
+            if outcome:
+                raise outcome
+            move_into_place(part, tmp_path / 'a[b]')
+        assert set(tmp_path.iterdir()) == {tmp_path / 'a[b]', busy, other}
+    with part_folder(tmp_path / 'missing/yet') as part:
+        part.mkdir()
+
+
+@pytest.mark.parametrize('spoil', [Path.touch, lambda path: path.symlink_to('nowhere')])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, spoil):
+    make_folder(tmp_path / 'a/b')
+    make_folder(tmp_path / 'a/b')
+    spoil(tmp_path / 'c')
+    for path, reason in ((tmp_path / 'c', 'a file stands where a folder should'),
+                         (tmp_path / 'c/d', ''), (tmp_path / ('e' * 300), 'the name is too long')):
+        with pytest.raises(InputError, match=f'^cannot write {path}: {reason}'):
+            make_folder(path)
 
 
 # Reading --------------------------------------------------------------------------------------

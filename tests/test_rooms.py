@@ -116,8 +116,8 @@ def test_errors_import_nothing():
 WITHOUT_TENSORFLOW = [
     name for name in MODULES if name.startswith(('roadseg.datasets', 'roadseg.scoring'))] + [
     'roadseg', 'roadseg.commands', 'roadseg.errors', 'roadseg.files', 'roadseg.images',
-    'roadseg.inference', 'roadseg.model', 'roadseg.training.augment', 'roadseg.training.options',
-    'roadseg.training.pipeline', 'roadseg.training.run_folder', 'roadseg.training.signals']
+    'roadseg.inference', 'roadseg.model', 'roadseg.signals', 'roadseg.training.augment',
+    'roadseg.training.options', 'roadseg.training.pipeline', 'roadseg.training.run_folder']
 
 
 def test_what_needs_no_tensorflow_does_not_wait_for_it_and_does_nothing():

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from roadseg import signals
 from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.scoring import road
 from roadseg.training import options as training_options
-from roadseg.training import run_folder, signals
+from roadseg.training import run_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,11 +55,11 @@ def test_run_that_cannot_be_made_leaves_nothing(tmp_path, failure):
 
 
 def test_what_killed_processes_left_is_swept_after_an_hour(tmp_path):
-    for name, age in (('.run-old', 4000), ('.run-new', 10)):
+    for name, age in (('.run.old.part', 4000), ('.run.new.part', 10)):
         (tmp_path / name / 'checkpoints').mkdir(parents=True)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     folder = run_folder.new_run_folder(tmp_path, lambda folder: None)
-    assert {path.name for path in tmp_path.iterdir()} == {'.run-new', folder.name}
+    assert {path.name for path in tmp_path.iterdir()} == {'.run.new.part', folder.name}
 
 
 def test_two_runs_of_a_second_and_names_that_are_taken(tmp_path, monkeypatch):
@@ -124,7 +125,7 @@ def test_folder_that_cannot_be_locked(tmp_path):
 WAIT = """
 import signal, sys, time
 from roadseg.commands import run_command
-from roadseg.training import signals
+from roadseg import signals
 def command(argv):
     with signals.as_ctrl_c():
         {body}
@@ -165,7 +166,7 @@ def test_signal_that_is_ignored_stays_so():
     process = start("""
 import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-from roadseg.training import signals
+from roadseg import signals
 with signals.as_ctrl_c(), signals.stopping() as stopped:
     os.kill(os.getpid(), signal.SIGHUP)
     print('stopped' if stopped() else 'goes on')

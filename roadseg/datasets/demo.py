@@ -17,8 +17,6 @@ With seven, the same scenes have the layout of a folder of one's own, see `folde
     scenes7/classes.json
 """
 import os
-import secrets
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +27,8 @@ from tqdm import tqdm
 from roadseg import commands
 from roadseg.datasets import drawing, folder, kitti
 from roadseg.errors import InputError
-from roadseg.files import move_into_place, read_json, write_error, write_json, write_whole
+from roadseg.files import (move_into_place, part_folder, read_json, write_error, write_json,
+                           write_whole)
 from roadseg.images import write_image, write_mask
 
 FOLDERS = {2: 'data_road', 7: 'scenes7'}
@@ -103,22 +102,19 @@ def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, si
     scenes = {scene: _files(num_classes, *scene) for scene in _scenes(train, test, held_out)}
     settings = dict(drawing=DRAWING, train=train, test=test, seed=seed, held_out=held_out,
                     size=size and list(size))
-    # Named by chance, as two processes may find that there are no scenes.
-    part = target.with_name(f'.{target.name}.{secrets.token_hex(6)}.part')
     try:
         if _is_free(target):
-            part.mkdir(parents=True)
-            _draw_all(part, scenes, seed, size)
-            if num_classes == 7:
-                write_json(part / 'classes.json', {'names': drawing.CLASSES,
-                                                   'colours': drawing.PALETTE})
-            write_json(part / 'scenes.json', settings)
-            if _is_free(target):
-                move_into_place(part, target)
+            with part_folder(target) as part:
+                part.mkdir()
+                _draw_all(part, scenes, seed, size)
+                if num_classes == 7:
+                    write_json(part / 'classes.json', {'names': drawing.CLASSES,
+                                                       'colours': drawing.PALETTE})
+                write_json(part / 'scenes.json', settings)
+                if _is_free(target):        # another process may have been as fast
+                    move_into_place(part, target)
     except OSError as error:
         raise write_error(target, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     _check_drawn(target, settings, scenes.values())
     return target
 

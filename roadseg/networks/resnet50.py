@@ -20,12 +20,14 @@ import sys
 import warnings
 from pathlib import Path
 
+from roadseg.commands import Parser, number, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from roadseg import files
-from roadseg.commands import Parser, number, run_command
 from roadseg.errors import InputError
 from roadseg.networks import vgg16
 from roadseg.networks.vgg16 import caffe_input, convolution_variables, dropout, he_normal

@@ -13,29 +13,26 @@ Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks f
 Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
 Image Segmentation", 2017.
 """
-import glob
 import lzma
 import math
 import os
-import secrets
-import shutil
 import sys
-import time
 import tokenize
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
+from roadseg.commands import Parser, number, run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import download
 from roadseg.errors import InputError
 from roadseg.files import (check_file, free_memory, free_space_check, human_size,
-                           move_into_place, write_error)
+                           move_into_place, part_folder, write_error)
 from roadseg.tf_errors import as_os_error
 from roadseg.training.device import session_config
 
@@ -47,7 +44,6 @@ TAG = 'vgg16'
 COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
 NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
 NOT_A_NUMBER = tf.constant_initializer(np.nan)
-STALE = 3600        # seconds after which a folder that was being made is a killed process's
 # What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors, and
 # a header that is nested too deep is a MemoryError.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, MemoryError,
@@ -399,22 +395,14 @@ def save_encoder(sess, out):
     """
     out = Path(out)
     check_free(out)
-    # Named by chance, as two processes may find that there is none.
-    part = out.with_name(f'.{out.name[:40]}.{secrets.token_hex(6)}.part')
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f'.{glob.escape(out.name[:40])}.*.part'):
-            with suppress(FileNotFoundError):       # it has got its name meanwhile
-                if time.time() - left.stat().st_mtime > STALE:
-                    shutil.rmtree(left, ignore_errors=True)
-        builder = tf.saved_model.Builder(str(part))
-        builder.add_meta_graph_and_variables(sess, [TAG])
-        builder.save()
-        move_into_place(part, out)
+        with part_folder(out) as part:
+            builder = tf.saved_model.Builder(str(part))
+            builder.add_meta_graph_and_variables(sess, [TAG])
+            builder.save()
+            move_into_place(part, out)
     except (OSError, tf.errors.OpError) as error:
         raise write_error(out, as_os_error(error)) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def convert(path, out, fc_width=512, fc_kernel=3, context=False):

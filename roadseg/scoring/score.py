@@ -8,7 +8,7 @@ import numpy as np
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import write_error
+from roadseg.files import make_folder, write_error
 from roadseg.images import paint, resize, thumbnail_size, write_image
 from roadseg.inference import TURNS
 from roadseg.scoring import bev
@@ -267,8 +267,7 @@ def write_pictures(folder, name, photograph, truth, prediction, dataset):
     Raises:
         InputError: one cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     height, width = thumbnail_size(photograph.shape[:2],
                                    min(PICTURE_WIDTH, photograph.shape[1]))
     numbers = dataset.measures.decide(prediction)
@@ -283,7 +282,7 @@ def write_pictures(folder, name, photograph, truth, prediction, dataset):
         errors, shown = (paint(seen, classes, dataset.palette) for classes in (numbers, truth))
     for kind, picture in zip(KINDS, (photograph, shown, errors, colour_map(
             dataset.measures.confidence(prediction))), strict=True):
-        write_image(folder / f'{name}_{kind}.jpg', resize(picture, (height, width)))
+        write_image(Path(folder) / f'{name}_{kind}.jpg', resize(picture, (height, width)))
 
 
 def remove_other_pictures(folder, names):

@@ -21,7 +21,6 @@ import os
 import platform
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -33,12 +32,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from roadseg.errors import InputError
-from roadseg.files import (check_file, describe_os_error, move_into_place, read_json, write_error,
-                           write_json, write_whole)
+from roadseg.files import (check_file, describe_os_error, move_into_place, part_folder, read_json,
+                           write_error, write_json, write_whole)
 
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures
-STALE = 3600        # seconds after which a folder that was being made is a killed process's
 
 
 @dataclass
@@ -419,19 +417,13 @@ def new_run_folder(runs_dir, fill):
         InputError: it cannot be made.
     """
     runs_dir = Path(runs_dir)
-    part = runs_dir / f'.run-{secrets.token_hex(6)}'
     try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        for left in runs_dir.glob('.run-*'):
-            if left.is_dir() and time.time() - left.stat().st_mtime > STALE:
-                shutil.rmtree(left, ignore_errors=True)
-        part.mkdir()
-        fill(part)
-        return new_folder(runs_dir, lambda folder: move_into_place(part, folder))
+        with part_folder(runs_dir / 'run') as part:
+            part.mkdir()
+            fill(part)
+            return new_folder(runs_dir, lambda folder: move_into_place(part, folder))
     except OSError as error:
         raise write_error(runs_dir, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def new_folder(runs_dir, make=Path.mkdir):
