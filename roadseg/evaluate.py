@@ -36,7 +36,7 @@ from roadseg.scoring import bev, page, road, score
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import read_options
+from roadseg.training.run_folder import photograph_names, read_options, read_photographs
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -88,20 +88,22 @@ def open_dataset(run, data_dir):
     return catalogue.load(options['dataset'], folder, options['classes'], strict=False), options
 
 
-def frames_of(split, trained_split, dataset, run):
+def frames_of(split, trained_split, dataset, run, data_dir):
     """The labelled photographs of a split.
 
     Args:
         split: one of the data set, 'all' or 'kfold:K'; None for the one that the run held out.
         trained_split: that of the run.
         dataset: `Dataset`.
-        run: folder, for messages.
+        run: folder.
+        data_dir: where the data set lies.
 
     Returns:
         (name of the split, list of (image, label) paths).
 
     Raises:
-        InputError: another split, or the run was not trained for this one.
+        InputError: another split, or the run was not trained for this one; a file of it is
+            damaged.
     """
     if split is None:
         split = 'all' if trained_split == 'none' else trained_split
@@ -116,7 +118,10 @@ def frames_of(split, trained_split, dataset, run):
         chosen = held_out
     else:
         chosen = dataset.split(split)[1]
-    seen = len(set(chosen) & set(trained_on))
+    names = photograph_names(data_dir, trained_on, chosen)
+    # What the run noted, as its split is another one where photographs have come since.
+    noted = read_photographs(run).get('training', names['training'])
+    seen = len(set(names['validation']) & set(noted))
     if seen:
         print(f'warning: {run} was trained on {seen} of these {len(chosen)} photographs; their '
               'score says little about new ones', file=sys.stderr)
@@ -174,7 +179,8 @@ def prepare(run, args):
         InputError: no run, no checkpoint, no labelled photograph.
     """
     dataset, options = open_dataset(run, args.data_dir)
-    split, pairs = frames_of(args.split, options['split'] or dataset.default_split, dataset, run)
+    split, pairs = frames_of(args.split, options['split'] or dataset.default_split, dataset, run,
+                             args.data_dir or options['data_dir'])
     calibrations = None
     if args.bev:
         calibrations = read_calibrations([image for image, _ in pairs], dataset)

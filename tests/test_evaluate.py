@@ -17,8 +17,9 @@ from conftest import save_tiny_vgg
 from roadseg import evaluate
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
+from roadseg.files import write_json
 from roadseg.training import preflight
-from roadseg.training.run_folder import read_log
+from roadseg.training.run_folder import read_log, read_photographs
 
 OPTIONS = ('--image-size', '32x96', '--epochs', '2', '--batch-size', '2', '--warmup', '5',
            '--learning-rate', '1e-2', '--precision', 'float32', '--freeze-blocks', '0')
@@ -112,6 +113,17 @@ def test_training_leaves_scalars_pictures_and_the_graph_for_tensorboard(run):
     assert picture.shape == (3 * 194, 640, 3)       # 94 x 310, widened to 640, one above the other
 
 
+def test_a_photograph_that_has_been_trained_on_is_told_though_the_split_says_otherwise(
+        run, tmp_path, capsys):
+    """As where photographs have come since, and a share of them is held out."""
+    copy = shutil.copytree(run, tmp_path / 'copy')
+    names = read_photographs(copy)
+    names['training'].append(names['validation'][1])
+    write_json(copy / 'photographs.json', names)
+    assert evaluated(copy) == 0
+    assert f"was trained on 1 of these {len(names['validation'])}" in capsys.readouterr().err
+
+
 def test_all_photographs_are_scored_in_both_views_with_a_warning(run, capsys):
     assert evaluated(run, '--split', 'all', '--bev') == 0
     printed = capsys.readouterr()
@@ -162,6 +174,8 @@ def test_the_benchmark_of_errors_tells_the_same_score(run, seven, capsys):
 
 def test_folds_are_pooled_over_their_runs(run, tmp_path, capsys):
     folds = [copy_of(run, tmp_path / str(fold), split=f'kfold:2:{fold}') for fold in range(2)]
+    for fold in folds:
+        (fold / 'photographs.json').unlink()    # those of the run that it is a copy of
     assert evaluated(*folds, '--split', 'kfold:2') == 0
     printed = capsys.readouterr()
     assert '18 photographs, perspective' in printed.out
