@@ -443,16 +443,17 @@ def check_layers(sess, path, image, keep_prob, layers):
 
     Raises:
         InputError: they are not float32 [N, H/8, W/8, D3], [N, H/16, W/16, D4] and [N, H/32, W/32,
-            D7], the sizes rounded up, with known D.
+            D7], the sizes rounded up, with known D; or not finite.
     """
     size, strides = (72, 104), (8, 16, 32)
     photographs = np.zeros((2, *size, 3), image.dtype.as_numpy_dtype)
     try:
-        shapes = [layer.shape for layer in sess.run(layers, {image: photographs, keep_prob: 1})]
+        values = sess.run(layers, {image: photographs, keep_prob: 1})
     except tf.errors.OpError as error:
         raise InputError(f'the graph in {path} does not take photographs of {size[0]}x{size[1]} '
                          f'pixels: {as_os_error(error)}; it should take any size') from error
-    for layer, found, stride in zip(layers, shapes, strides):
+    for layer, value, stride in zip(layers, values, strides):
+        found = value.shape
         expected = tuple(math.ceil(side / stride) for side in size)
         if layer.dtype != tf.float32 or layer.shape.rank != 4 or not layer.shape[-1] or \
                 found[1:3] != expected or not layer.shape.is_compatible_with(found):
@@ -460,6 +461,9 @@ def check_layers(sess, path, image, keep_prob, layers):
                 f'the graph in {path} gives {layer.name} as {layer.dtype.name} {layer.shape}, and '
                 f'{found[1:3]} of photographs of {size}; expected float32 [N, H, W, D], of which '
                 f'D is known and the others are not, and {expected}')
+        if not np.isfinite(value).all():
+            raise InputError(f'the graph in {path} gives {layer.name} values that are not finite: '
+                             'its weights are damaged; make or fetch it anew')
 
 
 def draw_new_kernels(sess, seed):
