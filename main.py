@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadseg.commands import run_command, stop_at_once
+if __name__ == '__main__':      # before the seconds that the other imports take
+    stop_at_once()
 from roadseg.training import allocator, processor
 from roadseg.training.options import parse_args
-if __name__ == '__main__':      # before the seconds that TensorFlow takes
-    stop_at_once()
+if __name__ == '__main__':      # before those that TensorFlow takes
     if run_command(lambda argv: not parse_args(argv)):
         sys.exit(2)
     processor.choose_convolutions()

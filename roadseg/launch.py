@@ -50,7 +50,8 @@ def launch(count, options):
         options: list of str for `main.py`.
 
     Returns:
-        The first exit code that is not 0, or 0.
+        The first exit code that is not 0, or 0; 130 of a worker that a signal ended which was
+        handed on.
     """
     addresses = free_addresses(count)
     workers = [subprocess.Popen([sys.executable, str(MAIN), *options],
@@ -59,7 +60,10 @@ def launch(count, options):
                                 stderr=None if index == 0 else subprocess.PIPE)
                for index in range(count)]
 
+    asked = []
+
     def hand_on(received, frame):
+        asked.append(received)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(received)
@@ -76,7 +80,7 @@ def launch(count, options):
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-    return next((abs(code) for code in codes if code), 0)
+    return next((130 if -code in asked else abs(code) for code in codes if code), 0)
 
 
 def _show(index, stream):

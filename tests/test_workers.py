@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -128,6 +129,24 @@ def test_errors_and_tracebacks_of_all_workers_are_shown(monkeypatch, tmp_path, c
     said = capsys.readouterr().err.splitlines()
     assert said[:2] == ['worker 1: error: yes', 'worker 1: Traceback (most recent call last):']
     assert said[-1] == 'worker 1: ZeroDivisionError: division by zero'
+
+
+def test_a_signal_that_ends_the_workers_at_once_is_no_failure(tmp_path, monkeypatch):
+    """As where they have not begun to handle it."""
+    script, started = tmp_path / 'main.py', tmp_path / 'started'
+    script.write_text(f'import pathlib, time; pathlib.Path({str(started)!r}).touch(); '
+                      'time.sleep(60)')
+    monkeypatch.setattr(launch, 'MAIN', script)
+
+    def end():
+        while not started.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert launch.launch(1, []) == 130
+    ending.join()
 
 
 # Whole trainings ------------------------------------------------------------------------------
