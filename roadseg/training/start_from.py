@@ -10,7 +10,7 @@ from roadseg.files import read_json
 from roadseg.inference import averaged_weights
 from roadseg.training import averages, checkpoints, device
 from roadseg.training.run_folder import (Progress, checksum, photograph_names, read_options,
-                                         read_run)
+                                         read_photographs, read_run)
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
@@ -140,12 +140,9 @@ def check_unseen(run, option, options, held_out):
     """
     now = set(photograph_names(options.data_dir, [], held_out)['validation'])
     for known in _lineage(Path(run)):
-        seen_file = known / 'photographs.json'
-        if read_options(known).get('dataset', 'kitti') != options.dataset or \
-                not seen_file.exists():
+        if read_options(known).get('dataset', 'kitti') != options.dataset:
             continue
-        trained_on = read_json(seen_file).get('training')
-        seen = sorted(now & set(trained_on if isinstance(trained_on, list) else ()))
+        seen = sorted(now & set(read_photographs(known).get('training', ())))
         if seen:
             subject = run if known == Path(run) else f'{run} has learned from {known}, which'
             raise InputError(
