@@ -19,11 +19,18 @@ if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 from roadseg.training import allocator, processor
 from roadseg.training.options import parse_args
-if __name__ == '__main__':      # before those that TensorFlow takes
-    if run_command(lambda argv: not parse_args(argv)):
-        sys.exit(2)
-    processor.choose_convolutions()
+
+
+def prepare(argv):
+    """Reads the options, and sets what TensorFlow asks for while it is imported."""
+    if parse_args(argv).dataset != 'demo':      # oneDNN suits its narrow network better
+        processor.choose_convolutions()
     allocator.use_huge_pages()      # may start Python anew
+
+
+if __name__ == '__main__':      # before the seconds that TensorFlow takes
+    if code := run_command(prepare):
+        sys.exit(code)
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
