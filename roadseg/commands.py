@@ -2,11 +2,10 @@
 import argparse
 import math
 import os
-import signal
 import sys
 
 from roadseg.errors import InputError
-from roadseg.signals import STOPPING, as_ctrl_c
+from roadseg.signals import as_ctrl_c, handle
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,9 +94,7 @@ def stop_at_once():
     To be called before the seconds of imports: Python would show a traceback out of the middle of
     them, and nothing has been begun.
     """
-    for number in STOPPING:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: os._exit(130))
+    handle(lambda *_: os._exit(130))
 
 
 def run_command(command, argv=None):

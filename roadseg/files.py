@@ -149,8 +149,7 @@ def write_whole(path, content, durable=True):
             raise InputError(f'cannot write {path}: it is {_kind(path.stat().st_mode)}; name a '
                              'file')
         target = Path(os.path.realpath(path))
-        # Named by chance, lest two processes, perhaps of two machines, write the same file.
-        part = target.with_name(f'.{target.stem[:40]}.{secrets.token_hex(6)}.part')
+        part = part_of(target)
         try:
             part.write_bytes(content)
             move_into_place(part, target, durable)
@@ -158,6 +157,27 @@ def write_whole(path, content, durable=True):
             with suppress(OSError):
                 part.unlink()
             raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def part_of(path):
+    """Where a file or folder is written first: a hidden name beside its own.
+
+    It is drawn by chance, lest two processes, perhaps of two machines, write the same.
+    """
+    path = Path(path)
+    return path.with_name(f'.{path.name[:40]}.{secrets.token_hex(6)}.part')
+
+
+def delete(path):
+    """Deletes a file, if it is there.
+
+    Raises:
+        InputError: it can't be deleted.
+    """
+    try:
+        Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -180,8 +200,8 @@ def make_folder(folder):
 def part_folder(target):
     """A hidden folder beside `target`, to be filled and then moved into its place.
 
-    It is named by chance, as several processes may make the same. It is deleted if it is still
-    there at the end, and so is what killed processes left an hour ago or earlier.
+    It is deleted if it is still there at the end, and so is what killed processes left an hour ago
+    or earlier.
 
     Args:
         target: path; the folders above it are made where they are missing.
@@ -193,13 +213,12 @@ def part_folder(target):
         InputError: the folders above can't be made.
     """
     target = Path(target)
-    start = f'.{target.name[:40]}.'
     make_folder(target.parent)
-    for left in target.parent.glob(f'{glob.escape(start)}*.part'):
+    for left in target.parent.glob(f'.{glob.escape(target.name[:40])}.*.part'):
         with suppress(OSError):     # it has just got its name
             if time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left)
-    part = target.with_name(f'{start}{secrets.token_hex(6)}.part')
+    part = part_of(target)
     try:
         yield part
     finally:

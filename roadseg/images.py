@@ -16,8 +16,8 @@ from roadseg.files import check_file, write_whole
 PIXEL_LIMIT = 100_000_000       # 100 megapixels are 300 MB; the sensor of a camera has 8 to 60
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
 # What Pillow's decoders raise about a damaged file, found by damaging files at random.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
-           OverflowError, MemoryError, struct.error)
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
+          OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP or BMP file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
 
@@ -90,7 +90,7 @@ def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
                    'smaller')
     except UnidentifiedImageError as error:     # whose text is but the path
         raise InputError(f'{path} is not a readable {kind}; {remedy}') from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise InputError(f'{path} is not a readable {kind}: {reason}; {remedy}') from error
     raise InputError(f'{path} cannot be used: {problem}')

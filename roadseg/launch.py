@@ -8,7 +8,6 @@ as it is, the others' errors and tracebacks behind their number.
 """
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import threading
 from pathlib import Path
 
 from roadseg.commands import Parser, number, run_command
-from roadseg.signals import STOPPING
+from roadseg.signals import handling
 
 MAIN = Path(__file__).parents[1] / 'main.py'
 
@@ -68,8 +67,7 @@ def launch(count, options):
             if worker.poll() is None:
                 worker.send_signal(received)
 
-    before = {one: signal.signal(one, hand_on) for one in STOPPING}
-    try:
+    with handling(hand_on):
         shown = [threading.Thread(target=_show, args=(index, worker.stderr), daemon=True)
                  for index, worker in enumerate(workers[1:], 1)]
         for thread in shown:
@@ -77,9 +75,6 @@ def launch(count, options):
         codes = [worker.wait() for worker in workers]
         for thread in shown:        # what it said last is the most important
             thread.join(5)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
     return next((130 if -code in asked else abs(code) for code in codes if code), 0)
 
 

@@ -40,8 +40,8 @@ from tqdm import tqdm
 
 from roadseg import video
 from roadseg.errors import InputError
-from roadseg.files import check_file, make_folder, write_error, write_json
-from roadseg.images import paint, read_image, resize, write_image, write_mask
+from roadseg.files import check_file, delete, make_folder, write_json
+from roadseg.images import DAMAGE, paint, read_image, resize, write_image, write_mask
 from roadseg.model import boxed, is_export, is_run, load
 from roadseg.scoring.classes import class_numbers
 from roadseg.training.run_folder import holds_runs
@@ -191,7 +191,7 @@ def _is_video(path):
             check_file(path, '')        # opening a pipe would wait
             with Image.open(path, formats=['GIF']) as image:
                 return image.is_animated
-        except Exception:           # Pillow's, of any kind: reading it as a picture tells which
+        except (InputError, *DAMAGE):       # reading it as a picture tells which
             return False
     return path.suffix.lower() in video.ENDINGS
 
@@ -370,10 +370,7 @@ def remove_frames(folder):
     """
     for path in folder.glob('[0-9]' * 6 + '*.png'):
         if path.stem.isdigit():
-            try:
-                path.unlink()
-            except OSError as error:
-                raise write_error(path, error) from error
+            delete(path)
 
 
 # The command ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ STOPPING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
 @contextmanager
 def as_ctrl_c():
     """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that nothing half written is left."""
-    with _handling(signal.default_int_handler):
+    with handling(signal.default_int_handler):
         yield
 
 
@@ -34,15 +34,20 @@ def stopping():
         with suppress(OSError):     # not print(), which may be what the signal interrupted
             os.write(2, b'\nstopping after this step; once more to stop at once\n')
 
-    with _handling(handler) as before:
+    with handling(handler) as before:
         yield lambda: bool(received)
 
 
-@contextmanager
-def _handling(handler):
-    """Handles the signals that are not ignored; yields a dict from signal to earlier handler.
+def handle(handler):
+    """Has the signals that are not ignored call a function; for good, or see `handling`.
 
     Outside the main thread, where Python can't, it changes nothing.
+
+    Args:
+        handler: function of the signal's number and the frame.
+
+    Returns:
+        dict from signal to earlier handler.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -50,6 +55,13 @@ def _handling(handler):
                   if signal.getsignal(number) not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, handler)
+    return before
+
+
+@contextmanager
+def handling(handler):
+    """As `handle`, until the block ends; yields what it returns."""
+    before = handle(handler)
     try:
         yield before
     finally:

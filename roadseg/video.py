@@ -7,7 +7,6 @@ full disk cut short would be taken for whole; and whose reader rounds 24000/1001
 import math
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from roadseg.errors import InputError
-from roadseg.files import check_file, write_error
+from roadseg.files import check_file, part_of, write_error
 from roadseg.images import PIXEL_LIMIT
 
 # Codecs by the ending of the file. x264 with 4:2:0 plays everywhere, but has no odd sizes.
@@ -146,8 +145,7 @@ class Writer:
             InputError: its folder can't be written to.
         """
         self.path, program = Path(path), _ffmpeg()
-        # Named by chance, lest two processes write the same file.
-        self._part = self.path.with_name(f'.{self.path.stem[:40]}.{secrets.token_hex(6)}.part')
+        self._part = part_of(self.path)
         self._log = tempfile.TemporaryFile()
         height, width = shape
         ending = self.path.suffix.lower()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, read_json
+from roadseg.images import DAMAGE
 
 REMEDY = 'name the folder of a run, as training writes it into runs/'
 DRAWN = 'drawn scenes'
@@ -130,7 +131,7 @@ def pictures(paths):
         try:
             with Image.open(path) as image:
                 found[path.name] = (path, *image.size)
-        except Exception:       # Pillow's, of any kind
+        except DAMAGE:
             pass        # shown as missing; one bad picture should not cost the page
     return found
 

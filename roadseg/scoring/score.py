@@ -8,7 +8,7 @@ import numpy as np
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import make_folder, write_error
+from roadseg.files import delete, make_folder
 from roadseg.images import paint, resize, thumbnail_size, write_image
 from roadseg.inference import TURNS
 from roadseg.scoring import bev
@@ -294,11 +294,8 @@ def remove_other_pictures(folder, names):
     wanted = {f'{name}_{kind}.jpg' for name in names for kind in KINDS}
     there = {path for kind in KINDS for path in Path(folder).glob(f'*_{kind}.jpg')}
     for path in there:
-        try:
-            if path.name not in wanted:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(path, error) from error
+        if path.name not in wanted:
+            delete(path)
 
 
 def colour_map(confidence):

@@ -23,7 +23,8 @@ def choose_convolutions():
 
     Without AVX-512, a step of one photograph takes 0.79 of oneDNN's time with them, one of two
     0.91, see docs/experiments.md. Predictions with constant weights are faster by oneDNN, which
-    `roadseg.quiet` switches on where nothing was chosen. What the user has set stays.
+    `roadseg.quiet` switches on where nothing was chosen, and so are trainings of narrow networks.
+    What the user has set stays.
     """
     known = flags()
     if 'avx2' in known and 'avx512f' not in known:
