@@ -94,7 +94,7 @@ class Network(NamedTuple):
             else:
                 predictions.append(np.stack([resize(np.float32(plane), size) for plane in
                                              np.moveaxis(prediction, -1, 0)], axis=-1))
-        return np.mean(predictions, axis=0)
+        return sum(predictions) / len(predictions)
 
 
 @contextmanager

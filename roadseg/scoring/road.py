@@ -57,11 +57,8 @@ def cross_entropy(prediction, truth):
     Returns:
         (float, int).
     """
-    evaluated = truth != IGNORED
-    right = np.where(truth == 1, prediction, 1 - prediction)
-    logarithm = np.log(np.maximum(right, 1e-7))
-    return (float(-logarithm.sum(dtype=np.float64, where=evaluated)),
-            int(np.count_nonzero(evaluated)))
+    right = np.abs(prediction - (truth != 1))[truth != IGNORED]     # p, or 1 - p
+    return float(-np.log(np.maximum(right, 1e-7)).sum(dtype=np.float64)), right.size
 
 
 def measures(histograms, classes=('not road', 'road'), road=1):
