@@ -421,7 +421,7 @@ def run(options):
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
 
-    with unlabelled.lesson(options, dataset, training) as lesson, \
+    with unlabelled.lesson(options, dataset, training, team.count) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
         net = build(sess, encoder, num_classes, options, weights, team)

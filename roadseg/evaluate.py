@@ -36,7 +36,7 @@ from roadseg.scoring import bev, page, road, score
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import photograph_names, read_options, read_photographs
+from roadseg.training.run_folder import photograph_names, read_options, trained_on
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -107,7 +107,7 @@ def frames_of(split, trained_split, dataset, run, data_dir):
     """
     if split is None:
         split = 'all' if trained_split == 'none' else trained_split
-    trained_on, held_out = dataset.split(trained_split)
+    training, held_out = dataset.split(trained_split)
     if split == 'all':
         chosen = dataset.labelled
     elif split.startswith('kfold:') and split.count(':') == 1:
@@ -118,13 +118,12 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         chosen = held_out
     else:
         chosen = dataset.split(split)[1]
-    names = photograph_names(data_dir, trained_on, chosen)
-    # What the run noted, as its split is another one where photographs have come since.
-    noted = read_photographs(run).get('training', names['training'])
-    seen = len(set(names['validation']) & set(noted))
+    # By what the run noted, as its split is another one where photographs have come since.
+    seen = trained_on(run, data_dir, chosen,
+                      photograph_names(data_dir, training, [])['training'])
     if seen:
-        print(f'warning: {run} was trained on {seen} of these {len(chosen)} photographs; their '
-              'score says little about new ones', file=sys.stderr)
+        print(f'warning: {run} was trained on {len(seen)} of these {len(chosen)} photographs; '
+              'their score says little about new ones', file=sys.stderr)
     return split, chosen
 
 

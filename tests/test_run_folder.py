@@ -263,6 +263,7 @@ def world(tmp_path):
 def test_run_says_what_made_it(world):
     made = run_folder.read_run(world.run)
     assert made['data'] == {
+        'folder': str(world.data),
         'title': 'KITTI Road', 'classes': ['not road', 'road'],
         'palette': [[255, 0, 0], [0, 255, 0]], 'road': 1, 'best': 'val_maxf', 'training': 4,
         'validation': 3, 'testing': 2}

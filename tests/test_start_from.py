@@ -113,9 +113,9 @@ def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, ta
 
 # Bad input ------------------------------------------------------------------------------------
 
-def refused(run, held_out=()):
+def refused(run, held_out=(), data_dir='data'):
     """Returns the message of the error that a run brings about."""
-    options = main.parse_args(['--start-from', str(run), '--data-dir', 'data'])
+    options = main.parse_args(['--start-from', str(run), '--data-dir', str(data_dir)])
     with tf.Graph().as_default(), tf.Session() as sess, pytest.raises(InputError) as error:
         tf.get_variable('conv1_1/kernel', [3, 3, 3, 64])
         start_from.begin(sess, None, options, held_out)
@@ -137,6 +137,26 @@ def test_run_that_was_trained_on_what_is_held_out_now_is_refused(tmp_path):
         f'--start-from: {run} was trained on 1 of the 2 photographs that are held out now, the '
         'first being um_3.png; name a run with the --split of this one (its own is val3), or hold '
         'nothing out with --split none')
+
+
+def test_other_photographs_of_the_same_names_are_no_reason_to_refuse(tmp_path):
+    """Two folders of one's own, as cameras number their pictures."""
+    theirs, here = tmp_path / 'theirs', tmp_path / 'here'
+    run = save_run(tmp_path / 'run', split='tail:0.2')
+    made = json.loads((run / 'options.json').read_text())
+    made['data']['folder'] = str(theirs)
+    write_json(run / 'options.json', made)
+    write_json(run / 'photographs.json', {'training': ['1.png', '2.png']})
+    for folder in (theirs, here):
+        folder.mkdir()
+        for name in ('1.png', '2.png'):
+            (folder / name).write_text(f'{folder.name} {name}')
+    held_out = [(here / name, None) for name in ('1.png', '2.png')]
+    assert 'in common' in refused(run, held_out, data_dir=here)
+    shutil.copy(theirs / '2.png', here)
+    assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, data_dir=here)
+    shutil.rmtree(theirs)       # nothing tells them apart
+    assert 'was trained on 2 of the 2 photographs' in refused(run, held_out, data_dir=here)
 
 
 def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):

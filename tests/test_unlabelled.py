@@ -253,6 +253,13 @@ def test_options_that_do_not_go_together(arguments, message, capsys):
     assert code == 2 and message in error and error.count('\n') == 1
 
 
+def test_several_workers_are_refused_before_anything_is_labelled(data, dataset, teacher,
+                                                                 photographs):
+    with pytest.raises(InputError, match='--unlabelled is for one worker; unset TF_CONFIG'):
+        with unlabelled.lesson(options_of(data, photographs, teacher), dataset, [], workers=2):
+            pass
+
+
 def test_two_bounds_are_for_two_classes(data, dataset, teacher, photographs):
     options = options_of(data, photographs, teacher, more=('--unsure', '0.3,0.7'))
     with pytest.raises(InputError, match='two bounds are for two classes'), \

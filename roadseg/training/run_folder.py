@@ -14,6 +14,7 @@
 """
 import csv
 import errno
+import filecmp
 import hashlib
 import io
 import math
@@ -142,6 +143,37 @@ def read_photographs(run):
             raise InputError(f"{path}: '{use[:40]}' is no list of names; take the file from a "
                              'backup')
     return content
+
+
+def trained_on(run, data_dir, pairs, otherwise=()):
+    """Which of some photographs a run was trained on.
+
+    They are told by their names. Two folders of one's own may use the same ones, so those whose
+    contents differ, where both are there, are different photographs.
+
+    Args:
+        run: folder.
+        data_dir: of the options now.
+        pairs: list of (image, label) paths.
+        otherwise: names that count, where the run has not noted any.
+
+    Returns:
+        Sorted list of names, as `photograph_names` has them.
+
+    Raises:
+        InputError: a file of the run is damaged.
+    """
+    names = set(photograph_names(data_dir, [], pairs)['validation'])
+    then = read_run(run)['data'].get('folder')
+
+    def differs(name):
+        try:
+            return not filecmp.cmp(Path(then, name), Path(data_dir, name), shallow=False)
+        except (OSError, TypeError, ValueError):    # not there; not noted, or no path
+            return False
+
+    noted = read_photographs(run).get('training', otherwise)
+    return sorted(name for name in names & set(noted) if not differs(name))
 
 
 def checksum(folder):
@@ -374,7 +406,8 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
         write_json(folder / 'options.json', {
             'id': secrets.token_hex(8), 'options': vars(options), 'device': device.name,
             **describe_software(),
-            'data': {'title': dataset.title, 'classes': list(dataset.classes),
+            'data': {'title': dataset.title, 'folder': os.path.abspath(options.data_dir),
+                     'classes': list(dataset.classes),
                      'palette': [list(colour) for colour in dataset.palette],
                      'road': dataset.road, 'best': column(dataset.measures.BEST),
                      'training': len(training), 'validation': len(validation),

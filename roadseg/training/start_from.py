@@ -9,8 +9,7 @@ from roadseg.errors import InputError
 from roadseg.files import read_json
 from roadseg.inference import averaged_weights
 from roadseg.training import averages, checkpoints, device
-from roadseg.training.run_folder import (Progress, checksum, photograph_names, read_options,
-                                         read_photographs, read_run)
+from roadseg.training.run_folder import Progress, checksum, read_options, read_run, trained_on
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
@@ -138,18 +137,17 @@ def check_unseen(run, option, options, held_out):
     Raises:
         InputError: it has, or a file of the run is damaged.
     """
-    now = set(photograph_names(options.data_dir, [], held_out)['validation'])
     for known in _lineage(Path(run)):
         if read_options(known).get('dataset', 'kitti') != options.dataset:
             continue
-        seen = sorted(now & set(read_photographs(known).get('training', ())))
+        seen = trained_on(known, options.data_dir, held_out)
         if seen:
             subject = run if known == Path(run) else f'{run} has learned from {known}, which'
             raise InputError(
-                f'{option}: {subject} was trained on {len(seen)} of the {len(now)} photographs '
-                f'that are held out now, the first being {seen[0]}; name a run with the --split '
-                f"of this one (its own is {read_run(known)['options'].get('split')}), or hold "
-                'nothing out with --split none')
+                f'{option}: {subject} was trained on {len(seen)} of the {len(held_out)} '
+                f'photographs that are held out now, the first being {seen[0]}; name a run with '
+                f"the --split of this one (its own is {read_options(known).get('split')}), or "
+                'hold nothing out with --split none')
 
 
 def _lineage(run):

@@ -281,13 +281,10 @@ class Workers:
             dataset: `Dataset`.
 
         Raises:
-            InputError: a worker has other options, photographs or versions; or options that one
-                worker alone can have.
+            InputError: a worker has other options, photographs or versions.
         """
         if self.count == 1:
             return
-        if options.unlabelled:
-            raise InputError('--unlabelled is for one worker; unset TF_CONFIG')
         own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
         self.check_same(sess, 'options', str(sorted(
             (name, value) for name, value in vars(options).items() if name not in own)))
