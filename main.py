@@ -376,7 +376,7 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers()):
     if options.model == 'segnet':
         is_training = tf.placeholder_with_default(False, [], 'is_training')
         feed[is_training] = True
-        nn_last_layer = segnet.layers(segnet.pool_inputs(sess.graph), num_classes, is_training,
+        nn_last_layer = segnet.layers(segnet.pool_inputs(layer7_out), num_classes, is_training,
                                       weight_decay=options.weight_decay, output_size=image_shape,
                                       reduce_mean=team.mean_by_labels(classes))
     else:
@@ -416,7 +416,8 @@ def run(options):
     options.precision, options.xla = hardware.precision, hardware.xla
     options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
-    pipeline.check(dataset, training, validation, options.batch_size, team.count)
+    shapes = pipeline.check(dataset, training, validation, options.batch_size, team.count)
+    options.image_size = pipeline.training_size(options.image_size, shapes)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
@@ -438,7 +439,7 @@ def run(options):
         cost, available = preflight.report(
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options)
-        cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb))
+        cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
         get_batches_fn = pipeline.gen_batch_function(
             lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,

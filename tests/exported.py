@@ -49,7 +49,7 @@ def save_run(folder, data, kind):
         size = tf.shape(images)[1:3]
         if kind == 'segnet':
             is_training = tf.placeholder_with_default(False, [], 'is_training')
-            last = segnet.layers(segnet.pool_inputs(sess.graph), 2, is_training, output_size=size)
+            last = segnet.layers(segnet.pool_inputs(encoded[-1]), 2, is_training, output_size=size)
         else:
             last = main.layers(*encoded, 2, score_channels=6, output_size=size)
         tf.reshape(last, [-1, 2], 'logits')

@@ -16,7 +16,7 @@ from PIL import Image
 import main
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
-from roadseg.networks import vgg16
+from roadseg.networks import segnet, vgg16
 from roadseg.training import checkpoints, device, preflight
 
 SIZE = (47, 155)        # of the photographs
@@ -325,6 +325,15 @@ def test_a_run_that_holds_nothing_out_trains_on_all_on_a_graph_like_the_courses(
     assert not (folder / 'evaluation.json').exists()
     assert len(list((folder / 'overlays').iterdir())) == TESTS
     assert (folder / 'index.html').exists()
+
+
+def test_segnet_unpools_on_a_graph_like_the_courses(tmp_path):
+    save_old_graph(tmp_path / 'vgg')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        *_, layer7_out = main.load_vgg(sess, tmp_path / 'vgg')
+        found = segnet.pool_inputs(layer7_out)
+        assert [tensor.shape[-1] for tensor in found] == [2, 4, 8, 16, 16]
+        assert {tensor.op.type for tensor in found} == {'Relu'}
 
 
 # Device ---------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ def test_defaults():
     assert options.flip is True and options.demo is False and options.own_data is False
     assert options.max_steps is None and options.resume is None and options.test_scale == [1.0]
     assert options.precision == 'auto'
+    assert parse_args(['--dataset', 'folder', '--data-dir', '.']).image_size is None
 
 
 def test_options_are_read():
@@ -205,7 +206,7 @@ def test_demo_sets_its_defaults_but_an_explicit_option_wins(argv):
 @pytest.mark.parametrize('dataset, model', training_options.RECIPES)
 def test_recipes_are_options_that_could_be_typed(dataset, model):
     recipe = training_options.RECIPES[dataset, model]
-    typed = [word for name, value in recipe.items() for word in (
+    typed = [word for name, value in recipe.items() if value is not None for word in (
         f"--{name.replace('_', '-')}", 'x'.join(map(str, value)) if name == 'image_size'
         else str(value))]
     options = parse_args(['--dataset', dataset, '--model', model])

@@ -12,6 +12,7 @@ from PIL import Image
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.images import read_image, resize_pair
+from roadseg.model import seen_size
 from roadseg.threads import prepared_ahead
 from roadseg.training import augment, pipeline
 from roadseg.training.pipeline import Cache, gen_batch_function, read_ahead, read_pair
@@ -220,8 +221,10 @@ def test_cache_bytes(gigabytes, expected):
     assert pipeline.cache_bytes(gigabytes) == expected
 
 
-def test_by_default_half_of_the_free_memory_is_for_the_cache():
+def test_by_default_half_of_the_free_memory_is_for_the_caches(monkeypatch):
     assert 2 ** 20 < pipeline.cache_bytes(None) < 2 ** 45
+    monkeypatch.setattr(pipeline, 'free_memory', lambda: 60)
+    assert (pipeline.cache_bytes(None), pipeline.cache_bytes(None, sharing=3)) == (30, 10)
 
 
 # Working ahead --------------------------------------------------------------------------------
@@ -332,10 +335,10 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
     bad.write_bytes(image.read_bytes()[:-500])
 
     def check(training=pairs[:5], validation=pairs[5:], tests=(image,), workers=1):
-        pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
-                       validation, 5, workers)
+        return pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
+                              validation, 5, workers)
 
-    check()
+    assert check() == 5 * [SIZE]
     for spoilt in ((bad, label), (image, bad)):
         for options in ({'training': [*pairs[:5], spoilt]}, {'validation': [*pairs[5:], spoilt]}):
             with pytest.raises(InputError, match='bad.png'):
@@ -353,6 +356,20 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
         check(training=pairs[:4])
     with pytest.raises(InputError, match='size 5 of each of 2 workers is not between 1 and the 3'):
         check(training=pairs, validation=[], workers=2)
+
+
+@pytest.mark.parametrize('wanted, shapes, size, squeezed', [
+    (None, 3 * [(375, 1242)], (192, 640), 0), (None, 3 * [(3024, 4032)], (304, 408), 0),
+    (None, [(640, 480), (480, 640), (480, 640)], (304, 408), 1),
+    ((64, 96), [(100, 150), (100, 180), (100, 190), (100, 119)], (64, 96), 2)])
+def test_own_photographs_are_seen_in_training_as_in_prediction(wanted, shapes, size, squeezed,
+                                                               capsys):
+    assert pipeline.training_size(wanted, shapes) == size
+    error = capsys.readouterr().err
+    assert error == '' if not squeezed else error.startswith(
+        f'warning: {squeezed} of {len(shapes)} photographs')
+    if wanted is None:
+        assert seen_size(shapes[-1], size) == size
 
 
 def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):

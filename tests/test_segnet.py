@@ -1,4 +1,6 @@
 """SegNet's decoder: unpooling and batch normalisation against NumPy, and a toy to learn."""
+import re
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -290,23 +292,37 @@ def test_initial_kernels_follow_the_seed_and_keep_the_scale_of_activations():
 
 # Errors ---------------------------------------------------------------------------------------
 
-def test_pool_inputs_come_from_the_graph_in_order():
-    with tf.Graph().as_default() as graph:
-        expected = placeholders(depths=(2, 3, 4, 5, 6))
-        assert segnet.pool_inputs(graph) == expected
+def pooled(outputs, count=5, window=2):
+    """(what precedes each pooling, what follows all of them); there is another way around each."""
+    inputs = []
+    for _ in range(count):
+        inputs.append(tf.nn.relu(outputs))
+        around = tf.nn.avg_pool2d(outputs, 2, 2, 'SAME')
+        outputs = around + tf.nn.max_pool2d(inputs[-1], window, 2, 'SAME')
+    return inputs, outputs
 
 
-def test_a_graph_without_pool_inputs_is_refused_with_the_remedy():
-    with tf.Graph().as_default() as graph:
-        placeholders(depths=(2, 3, 4))
-        with pytest.raises(InputError, match='lacks pool4_in, pool5_in,.*roadseg.networks.vgg16'):
-            segnet.pool_inputs(graph)
+def test_pool_inputs_are_found_in_their_order():
+    with tf.Graph().as_default():
+        expected, last = pooled(tf.placeholder(tf.float32, [None, 47, 33, 3]))
+        tf.nn.max_pool2d(last, 2, 2, 'SAME')        # leads elsewhere
+        assert segnet.pool_inputs(tf.identity(last)) == expected
+
+
+@pytest.mark.parametrize('count, window, found', [
+    (0, 2, '0 max poolings (none)'), (4, 2, '4 max poolings (2x2, 2x2, 2x2, 2x2)'),
+    (1, 3, '1 max poolings (3x3)'), (6, 2, '6 max poolings')])
+def test_a_graph_with_other_poolings_is_refused_with_the_remedy(count, window, found):
+    with tf.Graph().as_default():
+        _, last = pooled(tf.placeholder(tf.float32, [None, 47, 33, 3]), count, window)
+        with pytest.raises(InputError, match=f'{re.escape(found)}.*roadseg.networks.vgg16'):
+            segnet.pool_inputs(last)
 
 
 @pytest.mark.parametrize('depths, sizes, complaint', [
-    ((2, 3, None, 5, 6), None, "pool3_in has the shape .*, SegNet needs to know its depth"),
+    ((2, 3, None, 5, 6), None, "pooling 3 there is a tensor of the shape .*, and SegNet needs to know its depth"),
     ((2, 3, 4, 5, 6), [(16, 12), (8, 6), (4, 3), (2, 2), (1, 1)],
-     r'pool5_in has the shape \(1, 1, 1, 6\), .*--image-size')])
+     r'before pooling 5, the shape is \(1, 1, 1, 6\), .*--image-size')])
 def test_unfit_pool_inputs_are_refused(depths, sizes, complaint):
     with tf.Graph().as_default():
         inputs = placeholders(depths, sizes)

@@ -81,15 +81,28 @@ def test_averages_are_taken_and_what_has_another_shape_is_new(data, taught, caps
 
 
 def test_another_model_takes_the_encoder(data, taught):
-    with tf.Graph().as_default() as graph, tf.Session() as sess:
-        main.load_vgg(sess, data / 'vgg')
-        segnet.layers(segnet.pool_inputs(graph), 2, tf.constant(False))
+    with tf.Graph().as_default(), tf.Session() as sess:
+        *_, layer7_out = main.load_vgg(sess, data / 'vgg')
+        segnet.layers(segnet.pool_inputs(layer7_out), 2, tf.constant(False))
         main.initialize_new(sess)
         origin = start_from.take_weights(sess, taught)
         [kernel] = (sess.run(variable) for variable in tf.trainable_variables()
                     if variable.op.name == 'conv5_3/kernel')
     np.testing.assert_array_equal(kernel, variables(taught, 3)('conv5_3/kernel' + AVERAGE))
     assert origin['fresh'] and not any(name.startswith('conv') for name in origin['fresh'])
+
+
+def test_a_decoder_alone_on_layers_that_have_learned_nothing_is_told(data, taught, capsys):
+    def said(*arguments):
+        options = main.parse_args(['--data-dir', str(data), *map(str, arguments)])
+        with tf.Graph().as_default(), tf.Session() as sess:
+            build(sess, data, 2)
+            start_from.begin(sess, None, options, [])
+        return capsys.readouterr().err
+
+    warning = 'warning: --train decoder leaves the encoder as it is, and conv1_1/kernel, '
+    assert said('--train', 'decoder').startswith(warning)
+    assert said('--train', 'decoder', '--start-from', taught) == said() == ''
 
 
 @pytest.mark.slow

@@ -8,30 +8,38 @@ import tensorflow.compat.v1 as tf
 from roadseg.errors import InputError
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16's stages; the decoder goes through them backwards
-POOL_INPUTS = tuple(f'pool{stage}_in' for stage in range(1, len(CONVOLUTIONS) + 1))
 EPSILON = 1e-3                  # added to a variance
 
 
-def pool_inputs(graph):
-    """Returns what precedes each of the encoder's max poolings.
+def pool_inputs(last):
+    """Returns what precedes each of the max poolings that a tensor is computed through.
 
     Args:
-        graph: `tf.Graph` into which a frozen VGG16 was loaded.
+        last: the frozen VGG16's layer 7.
 
     Returns:
         List of 5 float32 tensors [N, H/2**k, W/2**k, D_k], k = 0 to 4; sizes are rounded up.
 
     Raises:
-        InputError: the graph lacks one of them.
+        InputError: there are not 5 poolings of 2x2, one after the other.
     """
-    present = {operation.name for operation in graph.get_operations()}
-    missing = [name for name in POOL_INPUTS if name not in present]
-    if missing:
+    found, waiting, seen = [], [last.op], set()
+    while waiting:                                          # backwards, the nearest first
+        operation = waiting.pop(0)
+        if operation in seen:
+            continue
+        seen.add(operation)
+        if operation.type == 'MaxPool':
+            found.insert(0, operation)
+        waiting += [tensor.op for tensor in operation.inputs]
+    windows = [operation.get_attr('ksize') for operation in found]
+    if windows != [[1, 2, 2, 1]] * len(CONVOLUTIONS):
+        sizes = ', '.join(f'{rows}x{columns}' for _, rows, columns, _ in windows) or 'none'
         raise InputError(
-            f"the frozen graph lacks {', '.join(missing)}, on which SegNet is built: it is "
-            "another's (the course's archive, say) or an older one; move it away and build one "
-            'that has them with `python -m roadseg.networks.vgg16 --weights FILE`')
-    return [graph.get_tensor_by_name(f'{name}:0') for name in POOL_INPUTS]
+            f'the frozen graph has {len(found)} max poolings ({sizes}), and SegNet is built on '
+            'the 5 of 2x2 in VGG16; leave --encoder out, or build one with `python -m '
+            'roadseg.networks.vgg16 --weights FILE`')
+    return [operation.inputs[0] for operation in found]
 
 
 def unpool(values, pool_input):
@@ -192,12 +200,14 @@ def layers(pool_inputs, num_classes, is_training, *, weight_decay=5e-4, output_s
 
 def _check_shapes(pool_inputs):
     """Raises InputError where `layers` does."""
-    for name, pool_input in zip(POOL_INPUTS, pool_inputs, strict=True):
+    for stage, pool_input in zip(range(1, len(CONVOLUTIONS) + 1), pool_inputs, strict=True):
         if pool_input.shape[-1] is None:
             raise InputError(
-                f"the frozen graph's {name} has the shape {pool_input.shape}, SegNet needs to "
-                'know its depth; build the graph with `python -m roadseg.networks.vgg16`')
+                f"before the frozen graph's pooling {stage} there is a tensor of the shape "
+                f'{pool_input.shape}, and SegNet needs to know its depth; build the graph with '
+                '`python -m roadseg.networks.vgg16`')
         if pool_input.shape[:-1].num_elements() in (0, 1):
             raise InputError(
-                f'{name} has the shape {pool_input.shape}, over which batch normalisation has '
-                'less than two numbers per channel; choose a larger --image-size')
+                f'before pooling {stage}, the shape is {pool_input.shape}, over which batch '
+                'normalisation has less than two numbers per channel; choose a larger '
+                '--image-size')

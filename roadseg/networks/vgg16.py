@@ -281,9 +281,8 @@ def build(shapes, new, preprocess):
     """Builds the network in the default graph, with variables that are yet to be filled.
 
     Names `image_input`, `keep_prob`, `layer3_out`, `layer4_out` and `layer7_out` are those
-    of the course's archive; `seed` decides dropout and new layers, and `pool1_in` to `pool5_in`
-    are what precedes each pooling, for SegNet. Outputs of the pooling layers have
-    ceil(H / 2**k) rows.
+    of the course's archive; `seed` decides dropout and new layers. Outputs of the pooling layers
+    have ceil(H / 2**k) rows.
 
     The initial value of a pretrained layer is NaN: `tf.global_variables_initializer()` wipes
     pretrained weights, and this way that doesn't go unseen.
@@ -323,7 +322,6 @@ def build(shapes, new, preprocess):
     for block, (_, depth) in enumerate(BLOCKS, 1):
         for place in range(1, depth + 1):
             outputs = convolution(outputs, f'conv{block}_{place}')
-        outputs = tf.identity(outputs, name=f'pool{block}_in')
         outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
         if block in (3, 4):
             tf.multiply(outputs, UNITS[preprocess], name=f'layer{block}_out')

@@ -24,6 +24,9 @@ RECIPES = {
     ('cityscapes', 'fcn8s'): {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0},
     ('cityscapes', 'segnet'): {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0,
                                'class_weights': 'median'},
+    # None: the photographs' own aspect, see `pipeline.training_size`.
+    ('folder', 'fcn8s'): {'image_size': None},
+    ('folder', 'segnet'): {'image_size': None},
 }
 DATA_DIRS = {'demo': 'data/demo'}       # 'data' for the others
 # Of runs from before an option was there: what it stood for then.
@@ -95,7 +98,8 @@ def build_parser():
 
     add = parser.add_argument_group('network and training').add_argument
     add('--image-size', type=image_size, metavar='HxW', default=(192, 640),
-        help='size of the photographs in training')
+        help='size of the photographs in training; of a folder of your own, unless this is given, '
+             'their own aspect and as many pixels')
     add('--test-scale', type=factors, default=[1.0], metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
     add('--epochs', type=number(int, 1, 100_000), default=10, metavar='N',
@@ -150,7 +154,7 @@ def build_parser():
              'and after the last')
     add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
         help='memory for decoded photographs; those beyond are decoded anew in every epoch '
-             '(default: half of what is free)')
+             '(default: half of what is free, shared by the workers of a machine)')
     add('--max-steps', type=number(int, 1, 10**9), default=None, metavar='STEPS',
         help='end after so many steps, to try things out')
     return parser

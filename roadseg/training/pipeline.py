@@ -1,5 +1,6 @@
 """The batches that a network is trained on. NumPy and Pillow only."""
 import itertools
+import sys
 import threading
 
 import numpy as np
@@ -9,8 +10,12 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.images import check_image, read_image
+from roadseg.model import seen_size
 from roadseg.threads import prepared_ahead, processors
 from roadseg.training.augment import GREY, distort
+
+USUAL_SIZE = 192, 640       # of KITTI Road's photographs in training
+SQUEEZED = 1.25             # ratio of two aspects beyond which a network will notice
 
 
 def read_pair(pair, read_label):
@@ -42,6 +47,9 @@ def check(dataset, training, validation, batch_size, workers=1):
         batch_size: N, of each worker.
         workers: how many there are.
 
+    Returns:
+        List of (H, W) of the photographs to train on.
+
     Raises:
         InputError: an unreadable photograph or label, none whose pixels are evaluated, or a batch
             size that is not between 1 and a worker's share of the photographs to train on.
@@ -53,7 +61,8 @@ def check(dataset, training, validation, batch_size, workers=1):
 
     def look_at(files):
         if isinstance(files, tuple):
-            return (read_pair(files, dataset.read_label)[1] != IGNORED).any()
+            classes = read_pair(files, dataset.read_label)[1]
+            return (classes != IGNORED).any(), classes.shape
         return check_image(files)
 
     files, threads = [*training, *validation, *dataset.tests], processors()
@@ -61,11 +70,32 @@ def check(dataset, training, validation, batch_size, workers=1):
     looks = list(tqdm(prepared_ahead(look_at, files, threads, ahead=4 * threads),
                       'checking photographs', len(files), leave=False, disable=None))
     first = len(training)
-    for use, evaluated in (('train on', looks[:first]),
-                           ('validate on', looks[first:first + len(validation)])):
-        if evaluated and not any(evaluated):
-            raise InputError(f'no pixel of the {len(evaluated)} labels to {use} is evaluated; '
+    for use, seen in (('train on', looks[:first]),
+                      ('validate on', looks[first:first + len(validation)])):
+        if seen and not any(evaluated for evaluated, _ in seen):
+            raise InputError(f'no pixel of the {len(seen)} labels to {use} is evaluated; '
                              'check the labels')
+    return [shape for _, shape in looks[:first]]
+
+
+def training_size(wanted, shapes):
+    """The size at which photographs are seen in training. Warns where that squeezes some.
+
+    Args:
+        wanted: (H, W), or None for the photographs' own aspect and as many pixels as `USUAL_SIZE`.
+        shapes: list of (H, W), of the photographs to train on.
+
+    Returns:
+        (H, W).
+    """
+    height, width = wanted or seen_size(np.median(shapes, axis=0), USUAL_SIZE)
+    aspects = [rows / columns * width / height for rows, columns in shapes]
+    squeezed = sum(not 1 / SQUEEZED < aspect < SQUEEZED for aspect in aspects)
+    if squeezed:
+        print(f'warning: {squeezed} of {len(shapes)} photographs to train on have another shape '
+              f'than {height}x{width} by more than a quarter, and are squeezed into it; choose '
+              'another --image-size, or cut them', file=sys.stderr)
+    return height, width
 
 
 class Cache:
@@ -202,12 +232,13 @@ def read_ahead(pairs, read_label, cache=None):
     return prepared_ahead(read, pairs, processors(), ahead=processors())
 
 
-def cache_bytes(cache_gb):
+def cache_bytes(cache_gb, sharing=1):
     """Returns how much memory decoded photographs may take, in bytes.
 
     Args:
         cache_gb: gigabytes, or None for half of the memory that the system has left.
+        sharing: how many workers share that memory.
     """
     if cache_gb is not None:
         return int(cache_gb * 1e9)
-    return (free_memory() or 8 * 10**9) // 2
+    return (free_memory() or 8 * 10**9) // 2 // sharing

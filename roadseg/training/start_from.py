@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 from roadseg.errors import InputError
 from roadseg.files import read_json
 from roadseg.inference import averaged_weights
+from roadseg.networks.vgg16 import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
 from roadseg.training.run_folder import Progress, checksum, read_options, read_run, trained_on
 
@@ -22,7 +23,7 @@ def begin(sess, saver, options, held_out):
     Args:
         sess: session of a graph as `main.build` makes it, in which all variables have values.
         saver: from `checkpoints.make_saver`.
-        options: namespace; `resume`, `start_from`, `dataset` and `data_dir` are used.
+        options: namespace; `resume`, `start_from`, `train`, `dataset` and `data_dir` are used.
         held_out: list of (image, label) paths, from `not_trained_on`.
 
     Returns:
@@ -35,10 +36,18 @@ def begin(sess, saver, options, held_out):
         path, progress = checkpoints.restore(sess, saver, options.resume)
         print(f'going on from {path}')
         return progress, {}
-    if not options.start_from:
-        return Progress(), {}
-    check_unseen(options.start_from, '--start-from', options, held_out)
-    return Progress(), take_weights(sess, options.start_from)
+    origin = {}
+    if options.start_from:
+        check_unseen(options.start_from, '--start-from', options, held_out)
+        origin = take_weights(sess, options.start_from)
+    if options.train == 'decoder':
+        drawn = [name.decode() for name in sess.graph.get_collection(NEW_KERNELS)]
+        untaught = [name for name in drawn if name in origin.get('fresh', drawn)]
+        if untaught:
+            print(f'warning: --train decoder leaves the encoder as it is, and {_shown(untaught)} '
+                  'of it are new and have learned nothing; begin with --start-from RUN',
+                  file=sys.stderr)
+    return Progress(), origin
 
 
 def take_weights(sess, run):

@@ -43,6 +43,8 @@ class Workers:
 
     def __init__(self, addresses=('',), index=0):
         self.addresses, self.index, self.count = list(addresses), index, len(addresses)
+        hosts = [address.rpartition(':')[0] for address in self.addresses]
+        self.count_here = hosts.count(hosts[index])     # on this machine
         self.is_first = index == 0
         self.target = ''                # of the session
         self._instances = 0             # keys of collective operations given so far
