@@ -23,9 +23,9 @@ from roadseg.training.options import parse_args
 
 def prepare(argv):
     """Reads the options, and sets what TensorFlow asks for while it is imported."""
+    allocator.use_huge_pages()      # may start Python anew
     if parse_args(argv).dataset != 'demo':      # oneDNN suits its narrow network better
         processor.choose_convolutions()
-    allocator.use_huge_pages()      # may start Python anew
 
 
 if __name__ == '__main__':      # before the seconds that TensorFlow takes
@@ -282,7 +282,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
     if not sess.graph.finalized:
         initialize_new(sess)
     progress = progress or Progress()
-    bar = tqdm(total=steps_per_epoch and steps_per_epoch * epochs, initial=progress.step,
+    bar = tqdm(total=steps_per_epoch and min(steps_per_epoch * epochs, max_steps),
+               initial=progress.step,
                unit='step', desc='training', dynamic_ncols=True, disable=None)
     with bar:
         while progress.epoch < epochs and not stopped() and progress.step < max_steps:
@@ -416,6 +417,7 @@ def run(options):
     options.precision, options.xla = hardware.precision, hardware.xla
     options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
+    options.batch_size = team.batch_size(options)
     shapes = pipeline.check(dataset, training, validation, options.batch_size, team.count)
     options.image_size = pipeline.training_size(options.image_size, shapes)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
@@ -433,7 +435,8 @@ def run(options):
 
         progress, started = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
-        team.agree(sess, progress, options, dataset)
+        with team.naming_lost():
+            team.agree(sess, progress, options, dataset)
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(
@@ -449,7 +452,7 @@ def run(options):
 
         keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
                             lambda new: checkpoints.save(sess, saver, new, progress),
-                            lesson, started)
+                            lesson, started, team.count)
         with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)

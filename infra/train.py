@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def is_unfinished(run):
     """Whether a run, a folder, has a checkpoint and epochs to go, or was not scored at its end."""
-    checkpoints = sorted((run / 'checkpoints').glob('step-*[0-9]'),
+    checkpoints = sorted((path for path in (run / 'checkpoints').glob('step-*')
+                          if path.name.removeprefix('step-').isdecimal()),
                          key=lambda path: int(path.name.removeprefix('step-')))
     if not checkpoints:
         return False
@@ -26,10 +27,18 @@ def is_unfinished(run):
         options, held_out = made['options'], made['data']['validation']
         trained = (progress['epoch'] >= options['epochs']
                    or progress['step'] >= (options['max_steps'] or math.inf))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         print(f'warning: passing over {run}, which cannot be read: {error!r}', file=sys.stderr)
         return False
-    return not trained or bool(held_out) and not (run / 'evaluation.json').exists()
+    return not trained or bool(held_out) and _scored(run) != checkpoints[-1].name
+
+
+def _scored(run):
+    """Name of the checkpoint that a run's scores are of; None where it was not scored."""
+    try:
+        return json.loads((run / 'evaluation.json').read_text(encoding='utf-8'))['checkpoint']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def main():

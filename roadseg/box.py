@@ -146,8 +146,8 @@ def main(argv=None):
         str(args.work_dir / 'vgg'), '--runs-dir', str(args.work_dir / 'runs'), '--split',
         f'tail:{held_out / count:.6f}', '--image-size', 'x'.join(map(str, IMAGE_SIZE)),
         '--epochs', str(args.epochs), *RECIPE])
-    print(f'then: python -m roadseg.export {args.work_dir}/runs/<date-time> --format tflite '
-          '--quantize float16 --out roadseg/models/road')
+    print(f'then: python -m roadseg.export {args.work_dir}/runs/<date-time> --format frozen --out '
+          f'{args.work_dir}/road, which is to take the place of roadseg/models/road')
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
-from roadseg.files import write_error, write_json, write_whole
+from roadseg.files import differ, write_error, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.model import load
 from roadseg.scoring import bev, page, road, score
@@ -118,6 +118,8 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         chosen = held_out
     else:
         chosen = dataset.split(split)[1]
+    if not chosen:
+        raise InputError(f'--split {split} holds no photograph out; name another, or all')
     # By what the run noted, as its split is another one where photographs have come since.
     seen = trained_on(run, data_dir, chosen,
                       photograph_names(data_dir, training, [])['training'])
@@ -144,7 +146,7 @@ def read_calibrations(images, dataset):
         raise InputError("the bird's-eye view is scored for road and not road alone; "
                          f'{dataset.title} has {len(dataset.classes)} classes, leave --bev out')
     paths = {image.stem: image.parents[1] / 'calib' / f'{image.stem}.txt' for image in images}
-    missing = [path for path in paths.values() if not path.exists()]
+    missing = [path for path in paths.values() if not os.path.exists(path)]
     if len(missing) == len(paths):
         raise InputError(f'none of {len(paths)} photographs has a calibration: {missing[0]} and '
                          f"so on are missing; KITTI's data_road.zip has them all, and other data "
@@ -152,7 +154,8 @@ def read_calibrations(images, dataset):
     if missing:
         print(f"warning: bird's-eye view without {len(missing)} of {len(paths)} photographs, "
               f'whose calibration is missing, the first being {missing[0]}', file=sys.stderr)
-    return {name: bev.read_calibration(path) for name, path in paths.items() if path.exists()}
+    return {name: bev.read_calibration(path) for name, path in paths.items()
+            if os.path.exists(path)}
 
 
 class Task(NamedTuple):
@@ -228,6 +231,26 @@ def check_comparable(runs):
                   file=sys.stderr)
 
 
+def check_together(tasks):
+    """Refuses runs whose photographs or classes make no common table.
+
+    Args:
+        tasks: list of `Task`.
+
+    Raises:
+        InputError: they don't.
+    """
+    if len({task.dataset.classes for task in tasks}) > 1:
+        raise InputError('the runs know different classes; score them one by one')
+    known = {}
+    for image in (image for task in tasks for image, _ in task.pairs):
+        other = known.setdefault(image.stem, image)
+        if other != image and differ(other, image):
+            raise InputError(f'{other} and {image} are different photographs of the same name; '
+                             'score the runs one by one')
+    score.are_pooled([{image.stem for image, _ in task.pairs} for task in tasks])
+
+
 def write_submission(run, args):
     """Writes what the server of the data set takes, zipped.
 
@@ -251,17 +274,13 @@ def write_submission(run, args):
                           FileNotFoundError(errno.ENOENT, ''), 'name a file in a folder that is '
                           'there')
     dataset, _ = open_dataset(run, args.data_dir)
-    if dataset.name in ('kitti', 'demo') and len(dataset.classes) == 2:
-        make_encoder = kitti_encoder
-    elif dataset.name == 'cityscapes':
-        make_encoder = cityscapes_encoder
-    else:
+    if dataset.server is None:
         raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
                          'for KITTI Road and Cityscapes')
     if not dataset.tests:
         raise InputError(f'{dataset.title} has no test photographs in '
                          f"{args.data_dir or 'the folder of the training'}")
-    encode = make_encoder(dataset)
+    encode = {'kitti': kitti_encoder, 'cityscapes': cityscapes_encoder}[dataset.server](dataset)
     archive = io.BytesIO()
     with opened(run, args) as (_, network), zipfile.ZipFile(archive, 'w') as members:
         for image in tqdm(dataset.tests, 'submission', disable=None):
@@ -276,7 +295,7 @@ def kitti_encoder(dataset):
     """Returns a function of (image path, prediction) that gives (name, confidence map)."""
     folder = dataset.tests[0].parents[1] / 'calib'
     missing = [image.stem for image in dataset.tests
-               if not (folder / f'{image.stem}.txt').exists()]
+               if not os.path.exists(folder / f'{image.stem}.txt')]
     if missing:
         raise InputError(f'a submission needs the calibration of every test photograph; '
                          f'{len(missing)} of {len(dataset.tests)} are missing in {folder}: '
@@ -342,6 +361,7 @@ def main(argv=None):
         return
     check_comparable(args.runs)
     tasks = [prepare(run, args) for run in args.runs]
+    check_together(tasks)
     print(score.tables([evaluate(task, args) for task in tasks], tasks[0].dataset))
 
 

@@ -18,8 +18,8 @@ float16 halves the file; dynamic makes the weights 8 bits; int8 makes everything
 input to the probabilities, which come as 256 steps, by the ranges that the layers have on
 photographs of the training.
 
-An export is compared with the run's own checkpoint, in float32, on the photographs held out, and
-is left out where it differs by more than `LIMITS`. --compare measures all of them.
+An export is compared with the run's own checkpoint, in float32, on the photographs held out, or
+those of the training where none were, and is left out where it differs by more than `LIMITS`. --compare measures all of them.
 
 The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """
@@ -403,12 +403,15 @@ def timing(code, *arguments):
                 print(what, file=process.stdin, flush=True)
                 return float(process.stdout.readline())
             except (OSError, ValueError) as error:
+                process.kill()
                 raise InputError(f'the process that timed {arguments[0]} has ended with code '
                                  f'{process.wait()}; is there too little memory?') from error
         try:
             yield ask
         finally:
             process.kill()
+            with suppress(OSError):         # what it was asked for last is still to be sent
+                process.stdin.close()
 
 
 def compare(run, which, opened, photographs):
@@ -457,8 +460,10 @@ def compare(run, which, opened, photographs):
     measure_in_turns([train, *(row for row in rows if not row['problems'])],
                      [('from roadseg import export; export.time_training(*sys.argv[1:])',
                        run.resolve(), which), *starts])
+    _, training, checked = photographs
     return {'hardware': processor(), 'image_size': list(opened[1].image_shape),
-            'photographs': min(len(photographs[2]), CHECKED), 'measure': dataset.measures.BEST,
+            'photographs': min(len(checked), CHECKED), 'measure': dataset.measures.BEST,
+            'which': 'trained on' if checked is training else 'held out',
             'rounds': ROUNDS, 'checkpoint': checkpoint.name, **describe_software(),
             'rows': [train, *rows]}
 
@@ -561,7 +566,7 @@ def main(argv=None):
             write_json(args.run / 'compare.json', result)
             text = (f"{result['hardware']}, {result['image_size'][0]}x{result['image_size'][1]}, "
                     f"batch 1, median of {ROUNDS}; {result['measure']} on "
-                    f"{result['photographs']} photographs held out\n\n{table(result)}\n")
+                    f"{result['photographs']} photographs {result['which']}\n\n{table(result)}\n")
             write_whole(args.run / 'compare.md', text)
             print(text, end='')
             return 1 if any(row.get('problems') for row in result['rows']) else 0

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and read with errors that name them."""
 import errno
+import filecmp
 import glob
 import json
 import os
@@ -7,7 +8,7 @@ import secrets
 import shutil
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,14 @@ def check_file(path, remedy):
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f'cannot read {path}: it is {_kind(status.st_mode)}; {remedy}')
     return status.st_size
+
+
+def differ(one, another):
+    """Whether two files can be read, and differ in content."""
+    try:
+        return not filecmp.cmp(one, another, shallow=False)
+    except (OSError, ValueError):       # ValueError: a NUL in the name
+        return False
 
 
 def _kind(mode):
@@ -245,17 +254,18 @@ def move_into_place(part, path, durable=True):
             _sync(inside)
     os.replace(part, path)
     if durable:
-        with suppress(OSError):         # some file systems can't for a folder; the file is there
-            _sync(path.parent)
+        _sync(path.parent)
 
 
 def _sync(path):
-    """Waits until the disk has a file's content, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Waits until the disk has a file's content, or, where it can tell, a folder's list of names."""
+    is_folder = os.path.isdir(path)
+    with suppress(OSError) if is_folder else nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # JSON -----------------------------------------------------------------------------------------
@@ -351,10 +361,23 @@ def free_memory():
         with open('/proc/meminfo', encoding='ascii') as lines:
             left += [int(line.split()[1]) * 1024 for line in lines
                      if line.startswith('MemAvailable:')]
-        limit = Path('/sys/fs/cgroup/memory.max').read_text(encoding='ascii').strip()
-        used = Path('/sys/fs/cgroup/memory.current').read_text(encoding='ascii')
-        if limit != 'max':
-            left.append(int(limit) - int(used))
-    except (OSError, ValueError):       # another system, or no control groups
+        groups = Path('/proc/self/cgroup').read_text(encoding='utf-8').splitlines()
+        own = next(line[3:] for line in groups if line.startswith('0::'))
+        for group in [Path('/sys/fs/cgroup' + own), *Path('/sys/fs/cgroup' + own).parents]:
+            left += _left_in(group)
+    except (OSError, ValueError, StopIteration):        # another system, or no such groups
         pass
     return min(left, default=None)
+
+
+def _left_in(group):
+    """Bytes that a control group, a folder, has left: a list, [] where it has no bound."""
+    try:
+        limit, used = (int((group / name).read_text(encoding='ascii'))
+                       for name in ('memory.max', 'memory.current'))
+        lines = (group / 'memory.stat').read_text(encoding='ascii').splitlines()
+    except (OSError, ValueError):       # not there, or 'max'
+        return []
+    # What files left behind is given back as it is needed.
+    return [limit - used + sum(int(line.split()[1]) for line in lines
+                               if line.startswith(('active_file ', 'inactive_file ')))]

@@ -18,6 +18,7 @@ _FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
 # What Pillow's decoders raise about a damaged file, found by damaging files at random.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
           OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+LEAST = 32          # pixels of a side that a network sees: less is nothing to five poolings
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP or BMP file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
 
@@ -147,6 +148,36 @@ def resize_pair(image, classes, image_shape):
     return resize(image, image_shape), resize(classes, image_shape, Image.Resampling.NEAREST)
 
 
+def seen_size(image_shape, training_shape):
+    """Size at which a network sees a picture: with its own aspect, and the training's area.
+
+    A network knows things by their size, as the width of a lane, so what should agree with the
+    training are the pixels per degree. Cameras do not say what they see of the world; that all
+    pictures have the same area comes near, and takes the memory and time of the training,
+    whatever the shape. From KITTI's 1242x375, seen as 640x192, this makes 408x304 of a photograph
+    of 4032x3024, and 264x464 of an upright video of 1080x1920. A smaller picture is enlarged.
+
+    Measured: road IoU on 15 test frames of CamVid (every 16th, 480x360), after one epoch of KITTI
+    Road at 320x96 with a frozen encoder: 69.8 with the same area (200x152), 60.8 with the same
+    height, 55.2 with the same longer side, 63.9 squeezed to 320x96. Of frames reduced to 64x48,
+    61.7 where they are enlarged, 50.6 where they are not.
+
+    Args:
+        image_shape: (H, W) of the picture.
+        training_shape: (H, W) of those in training.
+
+    Returns:
+        (h, w), to multiples of 8; the training's own size where that is as near. No side is below
+        `LEAST`, and of a very narrow picture the other is no longer for that.
+    """
+    area = math.prod(training_shape)
+    factor = math.sqrt(area / math.prod(image_shape))
+    size = [side * factor for side in image_shape]
+    if all(abs(side - trained) < 8 for side, trained in zip(size, training_shape)):
+        return tuple(training_shape)
+    return tuple(max(LEAST, 8 * round(min(side, area / LEAST) / 8)) for side in size)
+
+
 def scaled_size(image_shape, scale):
     """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
     if scale == 1:
@@ -199,20 +230,6 @@ def paint(photograph, classes, palette, opacity=0.5, outlined=True):
     mask = layer.point((alpha * 255).astype(int).tolist())
     layer.putpalette(colours.tobytes())
     return np.array(Image.composite(layer.convert('RGB'), Image.fromarray(photograph), mask))
-
-
-def overlay(photograph, mask, colour=(0, 255, 0), opacity=0.5, outlined=True):
-    """Paints one mask on a photograph, in translucent green.
-
-    Args:
-        photograph: uint8 ndarray (H, W, 3), RGB.
-        mask: bool ndarray (H, W).
-        colour, opacity, outlined: see `paint`.
-
-    Returns:
-        uint8 ndarray (H, W, 3).
-    """
-    return paint(photograph, mask.astype(np.uint8), [None, colour], opacity, outlined)
 
 
 def outline(classes, width=1):

@@ -8,6 +8,7 @@ as it is, the others' errors and tracebacks behind their number.
 """
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import threading
 from pathlib import Path
 
 from roadseg.commands import Parser, number, run_command
+from roadseg.errors import InputError
 from roadseg.signals import handling
 
 MAIN = Path(__file__).parents[1] / 'main.py'
@@ -51,15 +53,11 @@ def launch(count, options):
     Returns:
         The first exit code that is not 0, or 0; 130 of a worker that a signal ended which was
         handed on.
-    """
-    addresses = free_addresses(count)
-    workers = [subprocess.Popen([sys.executable, str(MAIN), *options],
-                                env=environment_of(addresses, index), start_new_session=True,
-                                stdout=None if index == 0 else subprocess.DEVNULL,
-                                stderr=None if index == 0 else subprocess.PIPE)
-               for index in range(count)]
 
-    asked = []
+    Raises:
+        InputError: the system can't start so many.
+    """
+    addresses, workers, asked = free_addresses(count), [], []
 
     def hand_on(received, frame):
         asked.append(received)
@@ -68,6 +66,15 @@ def launch(count, options):
                 worker.send_signal(received)
 
     with handling(hand_on):
+        try:
+            while len(workers) < count and not asked:
+                workers.append(_started(addresses, len(workers), options))
+                if asked:           # while it was started
+                    hand_on(asked[-1], None)
+        except OSError as error:
+            hand_on(signal.SIGTERM, None)
+            raise InputError(f'worker {len(workers)} of {count} cannot be started: '
+                             f'{error.strerror}; start fewer') from error
         shown = [threading.Thread(target=_show, args=(index, worker.stderr), daemon=True)
                  for index, worker in enumerate(workers[1:], 1)]
         for thread in shown:
@@ -76,6 +83,14 @@ def launch(count, options):
         for thread in shown:        # what it said last is the most important
             thread.join(5)
     return next((130 if -code in asked else abs(code) for code in codes if code), 0)
+
+
+def _started(addresses, index, options):
+    """Starts a worker, of which only the first one prints: `subprocess.Popen`."""
+    return subprocess.Popen([sys.executable, str(MAIN), *options],
+                            env=environment_of(addresses, index), start_new_session=True,
+                            stdout=None if index == 0 else subprocess.DEVNULL,
+                            stderr=None if index == 0 else subprocess.PIPE)
 
 
 def _show(index, stream):

@@ -6,7 +6,6 @@
 The network sees a photograph of any size the way it saw those of its training, not squeezed into
 their shape: see `seen_size`.
 """
-import math
 import os
 import threading
 from pathlib import Path
@@ -15,12 +14,11 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from roadseg.errors import InputError
-from roadseg.images import resize
+from roadseg.images import resize, seen_size
 from roadseg.inference import Network
 
 BOX = Path(__file__).parent / 'models'      # the network that comes with the package
 EXPORTED = ('.tflite', '.onnx', '.pb', '.xml')      # endings of an export that is one file
-LEAST = 32                                  # pixels of a side: less is nothing to five poolings
 
 
 # What is there --------------------------------------------------------------------------------
@@ -44,37 +42,7 @@ def boxed():
     return next((path for path in [BOX, *inside] if is_export(path)), None)
 
 
-# The size -------------------------------------------------------------------------------------
-
-def seen_size(image_shape, training_shape):
-    """Size at which a network sees a picture: with its own aspect, and the training's area.
-
-    A network knows things by their size, as the width of a lane, so what should agree with the
-    training are the pixels per degree. Cameras do not say what they see of the world; that all
-    pictures have the same area comes near, and takes the memory and time of the training,
-    whatever the shape. From KITTI's 1242x375, seen as 640x192, this makes 408x304 of a photograph
-    of 4032x3024, and 264x464 of an upright video of 1080x1920. A smaller picture is enlarged.
-
-    Measured: road IoU on 15 test frames of CamVid (every 16th, 480x360), after one epoch of KITTI
-    Road at 320x96 with a frozen encoder: 69.8 with the same area (200x152), 60.8 with the same
-    height, 55.2 with the same longer side, 63.9 squeezed to 320x96. Of frames reduced to 64x48,
-    61.7 where they are enlarged, 50.6 where they are not.
-
-    Args:
-        image_shape: (H, W) of the picture.
-        training_shape: (H, W) of those in training.
-
-    Returns:
-        (h, w), to multiples of 8; the training's own size where that is as near. No side is below
-        `LEAST`, and of a very narrow picture the other is no longer for that.
-    """
-    area = math.prod(training_shape)
-    factor = math.sqrt(area / math.prod(image_shape))
-    size = [side * factor for side in image_shape]
-    if all(abs(side - trained) < 8 for side, trained in zip(size, training_shape)):
-        return tuple(training_shape)
-    return tuple(max(LEAST, 8 * round(min(side, area / LEAST) / 8)) for side in size)
-
+# The answer -------------------------------------------------------------------------------------
 
 def probabilities_of(scores):
     """Softmax: float32 (h, w, C) -> float32 (h, w, C)."""
@@ -289,7 +257,7 @@ def _checked(description, where):
         InputError: they are missing or don't go together.
     """
     classes, palette, road = (description.get(name) for name in ('classes', 'palette', 'road'))
-    named = (isinstance(classes, (list, tuple)) and 2 <= len(classes) <= 255
+    named = (isinstance(classes, (list, tuple)) and 2 <= len(classes) <= 253
              and all(isinstance(name, str) for name in classes))
     if not named:
         problem = f"'classes' is {str(classes)[:60]}, expected the names of at least two classes"

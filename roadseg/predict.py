@@ -17,7 +17,7 @@ and gets a number where two would still have one name: of `photo.jpg`
 
 Of a video, masks and confidence are folders `drive.masks/000000.png` and so on. A video keeps its
 rate and size, and loses its sound. The network sees pictures at the scale of its training, see
-`roadseg.model.seen_size`.
+`roadseg.images.seen_size`.
 """
 import glob
 import itertools
@@ -471,7 +471,8 @@ def main(argv=None):
     add('paths', nargs='+', metavar='[RUN] INPUT',
         help='a run or an export, if not the network that comes with the package; then pictures, '
              "videos (" + ' '.join(video.ENDINGS) + "), folders, and patterns in quotes")
-    add('--out', required=True, type=Path, metavar='DIR', help='folder of the results')
+    add('--out', type=Path, metavar='DIR', default=Path('seen'),
+        help='folder of the results (seen)')
     add('--masks', action='store_true', help='write the class numbers, too, as coloured PNG')
     add('--confidence', action='store_true',
         help='write the probability, too, as PNG of 8 bits: of the road, or of the class painted '

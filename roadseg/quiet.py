@@ -19,11 +19,11 @@ NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\
 def _import_tensorflow():
     """Imports TensorFlow with the error stream caught, and passes on what is no noise."""
     try:
-        stderr = os.dup(2)
-    except OSError:                 # no error stream, as in some services
+        stderr, caught = os.dup(2), tempfile.TemporaryFile()
+    except OSError:                 # no error stream, as in some services; or a full disk
         import tensorflow
         return
-    with tempfile.TemporaryFile() as caught:
+    with caught:
         os.dup2(caught.fileno(), 2)
         try:
             import tensorflow

@@ -151,7 +151,8 @@ class Export:
             float32 ndarray [N, H, W, C].
 
         Raises:
-            InputError: the images are none, or of another size than the only one there is.
+            InputError: the images are none, or of another size than the only one there is; or
+                the model knows another number of classes than `metadata`.
             ValueError: it is closed.
         """
         if self._answer is None:
@@ -167,6 +168,9 @@ class Export:
         answers = self._answer(images)
         if answers.dtype != np.float32:         # of int8
             answers = answers.astype(np.float32) * np.float32(self.metadata['output_scale'])
+        if answers.shape[-1] != len(self.metadata['classes']):
+            raise InputError(f"{METADATA} names {len(self.metadata['classes'])} classes, and the "
+                             f'model has {answers.shape[-1]}; export the run again')
         return answers
 
     def close(self):
@@ -248,6 +252,7 @@ def _open_tflite(model, metadata, threads, stack):
     with warnings.catch_warnings(action='ignore'):      # TensorFlow's own recommends LiteRT
         interpreter = Interpreter(str(model), num_threads=threads)
     interpreter.allocate_tensors()
+    _check_size(interpreter.get_input_details()[0]['shape'], metadata)
     source = interpreter.get_input_details()[0]['index']
     result = interpreter.get_output_details()[0]['index']
 
@@ -257,6 +262,13 @@ def _open_tflite(model, metadata, threads, stack):
         return interpreter.get_tensor(result)[0]
 
     return lambda images: np.stack([look(image) for image in images])
+
+
+def _check_size(taken, metadata):
+    """Raises ValueError where a model of one size takes another than its metadata say."""
+    taken = tuple(map(int, taken))
+    if taken != (1, *metadata['image_size'], 3):
+        raise ValueError(f"it takes {taken}, and {METADATA} says {metadata['image_size']}")
 
 
 def _open_onnxruntime(model, metadata, threads, stack):
@@ -288,6 +300,7 @@ def _open_openvino(model, metadata, threads, stack):
         return request.infer([images])[0].copy()
 
     if metadata['fixed_size']:
+        _check_size(network.input(0).shape, metadata)
         return lambda images: np.concatenate([look(image[np.newaxis]) for image in images])
     return look
 

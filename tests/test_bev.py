@@ -1,4 +1,6 @@
 """The bird's-eye view, with the calibration of KITTI Road's um_000000."""
+import os
+
 import numpy as np
 import pytest
 
@@ -154,7 +156,14 @@ def test_malformed_calibration(tmp_path, old, new, message):
 
 
 def test_no_calibration(tmp_path):
-    with pytest.raises(InputError, match='cannot read calibration .*um_000007.txt .*No such file'):
+    with pytest.raises(InputError, match='cannot read .*um_000007.txt: no such file'):
+        bev.read_calibration(tmp_path / 'um_000007.txt')
+
+
+def test_pipe_instead_of_calibration(tmp_path):
+    """Opening it would wait for ever."""
+    os.mkfifo(tmp_path / 'um_000007.txt')
+    with pytest.raises(InputError, match='um_000007.txt: it is a pipe'):
         bev.read_calibration(tmp_path / 'um_000007.txt')
 
 

@@ -123,3 +123,16 @@ def test_every_command_is_silent_while_it_is_imported(name):
     time.sleep(.1)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ('', '') and process.returncode == 130
+
+
+def test_tensorflow_is_imported_where_no_file_can_be_made():
+    """As on a full disk, which is told later, in one line."""
+    process = start("""
+import tempfile
+def full():
+    raise FileNotFoundError(2, 'No usable temporary directory')
+tempfile.TemporaryFile = full
+import roadseg.quiet, sys
+print('tensorflow' in sys.modules)""")
+    output, errors = process.communicate(timeout=120)
+    assert output == 'True\n' and 'Traceback' not in errors

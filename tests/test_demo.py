@@ -10,6 +10,7 @@ from PIL import Image
 
 from roadseg.datasets import demo, drawing, folder, kitti
 from roadseg.errors import InputError
+from roadseg.files import move_into_place
 from roadseg.images import read_image
 from roadseg.scoring import bev, classes, road
 
@@ -263,3 +264,14 @@ def test_calibration_shows_the_road_from_above(full_size, category):
     assert 3 < np.median(widths) <= 20
     if category == 'uu':            # narrower than the 20 m that are seen
         assert abs(np.median(widths[::2]) - np.median(widths[1::2])) < 1.5
+
+
+def test_another_process_that_was_as_fast_is_no_error(tmp_path, monkeypatch):
+    """As of two workers that draw the same scenes."""
+    def too_late(part, target):
+        move_into_place(part, target)
+        raise OSError(errno.ENOTEMPTY, 'Directory not empty')
+
+    monkeypatch.setattr(demo, 'move_into_place', too_late)
+    folder = demo.write_scenes(tmp_path, train=3, test=0, held_out=1, size=(31, 97))
+    assert len(list(folder.glob('training/image_2/*.png'))) == 3

@@ -204,6 +204,39 @@ def test_runs_of_several_data_sets_are_refused(run, seven, tmp_path, capsys):
     assert 'several data sets' not in capsys.readouterr().err
 
 
+def test_runs_that_make_no_common_table_are_refused_before_anything_is_scored(
+        run, data, seven, tmp_path, capsys):
+    folds = [copy_of(run, tmp_path / name, split=split) for name, split in (
+        ('a', 'kfold:2:0'), ('b', 'kfold:2:0'), ('c', 'kfold:2:1'))]
+    others = {'moved': data, 'changed': data, 'fewer': json.loads((seven / 'options.json').read_text())['options']['data_dir']}
+    for name, folder in list(others.items()):
+        others[name] = shutil.copytree(folder, tmp_path / 'data' / name)
+    for photograph in others['changed'].glob('data_road/training/image_2/*'):
+        imageio.imwrite(photograph, 255 - imageio.imread(photograph))
+    content = json.loads((others['fewer'] / 'classes.json').read_text())
+    content['names'][0] = 'street'
+    (others['fewer'] / 'classes.json').write_text(json.dumps(content))
+    moved, changed = (copy_of(run, tmp_path / name, data_dir=str(others[name]))
+                      for name in ('moved', 'changed'))
+    renamed = copy_of(seven, tmp_path / 'renamed', data_dir=str(others['fewer']))
+    for runs, message in (((run, changed), 'different photographs of the same name'),
+                          ((seven, renamed), 'know different classes'),
+                          (folds, 'of which they share some')):
+        before = [pictured(one) for one in runs]
+        shutil.rmtree(runs[0] / 'validation', ignore_errors=True)
+        assert message in error_of(capsys, *runs, *(['--split', 'kfold:2'] if runs == folds
+                                                    else []))
+        assert [pictured(one) for one in runs] == before
+        assert not (runs[0] / 'validation').exists()
+    assert evaluated(run, moved) == 0
+
+
+def test_a_split_that_holds_nothing_out(run, capsys):
+    for more in ([], ['--bev']):
+        assert '--split none holds no photograph out' in error_of(capsys, run, '--split', 'none',
+                                                                  *more)
+
+
 def test_a_run_that_is_named_twice(run, tmp_path, capsys):
     """Their deviation would be 0."""
     (tmp_path / 'link').symlink_to(run)

@@ -264,6 +264,14 @@ def test_ctrl_c_does_not_reach_the_processes_that_time(capfd):
         assert ask() != os.getpgid(0)
 
 
+@pytest.mark.parametrize('code', ['raise SystemExit(9)', 'print("no number", flush=True); input()'])
+def test_a_process_that_cannot_time_is_one_line(code, capfd):
+    with pytest.raises(InputError, match='that timed this has ended'), \
+            export.timing(code, 'this') as ask:
+        for _ in range(99):
+            ask()
+
+
 @pytest.mark.slow
 def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(bright, tmp_path / 'run')

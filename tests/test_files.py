@@ -76,6 +76,21 @@ def test_free_space_is_measured_where_the_folder_will_be(tmp_path):
 
 # Writing --------------------------------------------------------------------------------------
 
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def of_files(descriptor):
+        if os.path.isdir(f'/proc/self/fd/{descriptor}'):
+            raise OSError(errno.EINVAL, 'Invalid argument')
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', of_files)
+    (tmp_path / 'part').mkdir()
+    (tmp_path / 'part/a.txt').write_text('a')
+    move_into_place(tmp_path / 'part', tmp_path / 'whole')
+    assert (tmp_path / 'whole/a.txt').read_text() == 'a'
+
+
 @pytest.mark.parametrize('durable', [True, False])
 def test_write_whole_replaces_what_was_there(tmp_path, durable):
     path = tmp_path / 'a.txt'
@@ -336,3 +351,16 @@ def test_a_file_far_too_large_is_not_read(tmp_path):
 def test_json_whole_is_what_any_other_reader_takes(tmp_path):
     write_json(tmp_path / 'a.json', {'a': 'ü', 'b': '\udcff'})
     assert json.loads((tmp_path / 'a.json').read_bytes()) == {'a': 'ü', 'b': '\udcff'}
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+def test_memory_that_files_have_left_behind_is_free(tmp_path):
+    """A control group's use counts what was read, which is given back as it is needed."""
+    assert files._left_in(tmp_path) == []
+    for name, content in (('max', '900'), ('current', '700'),
+                          ('stat', 'anon 200\ninactive_file 400\nactive_file 50\nfile 460')):
+        (tmp_path / f'memory.{name}').write_text(content + '\n')
+    assert files._left_in(tmp_path) == [900 - 700 + 450]
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert files._left_in(tmp_path) == []

@@ -202,9 +202,9 @@ def test_classes_without_names(tmp_path):
     ('{}', "expected 'names'"),
     ({'colors': []}, 'the keys colors; expected'),
     ({**THREE, 'color': 1}, 'the keys names, colours, color; expected'),
-    ({'names': 'ab'}, "'names' is 'ab', expected a list of 2 to 254 names"),
+    ({'names': 'ab'}, "'names' is 'ab', expected a list of 2 to 253 names"),
     ({'names': []}, 'list of 2'), ({'names': ['a']}, 'list of 2'), ({'names': None}, 'list of 2'),
-    ({'names': [str(n) for n in range(255)]}, 'list of 2 to 254'),
+    ({'names': [str(n) for n in range(254)]}, 'list of 2 to 253'),
     ({'names': ['a', 1]}, "'names' is '1', expected text"),
     ({'names': ['a', ' ']}, 'expected text'), ({'names': ['a', 'b\nc']}, 'expected text'),
     ({'names': ['a', 'b' * 61]}, 'expected text'), ({'names': ['a', ['b']]}, 'expected text'),
@@ -245,9 +245,9 @@ def test_another_number_of_classes_than_named(tmp_path):
         folder.load(tmp_path, 2)
 
 
-@pytest.mark.parametrize('count', [1, 255])
+@pytest.mark.parametrize('count', [1, 254])
 def test_impossible_numbers_of_classes(tmp_path, count):
-    with pytest.raises(InputError, match=f'--classes {count}: a folder has 2 to 254'):
+    with pytest.raises(InputError, match=f'--classes {count}: a folder has 2 to 253'):
         folder.load(fill(tmp_path), count)
 
 

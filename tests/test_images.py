@@ -15,7 +15,7 @@ from PIL import Image
 
 from roadseg import images
 from roadseg.errors import InputError
-from roadseg.images import (check_image, legend, outline, overlay, paint, read_image, resize,
+from roadseg.images import (check_image, legend, outline, paint, read_image, resize,
                             resize_pair, scaled_size, thumbnail_size, write_image, write_mask)
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
@@ -293,12 +293,24 @@ def test_a_thumbnail_has_at_least_a_row_and_is_never_huge(size, expected):
     assert thumbnail_size(size, 640) == expected
 
 
+@pytest.mark.parametrize('picture, training, seen', [
+    ((375, 1242), (192, 640), (192, 640)), ((376, 1241), (192, 640), (192, 640)),
+    ((370, 1224), (192, 640), (192, 640)),                  # all sizes of KITTI
+    ((1080, 1920), (192, 640), (264, 464)), ((1920, 1080), (192, 640), (464, 264)),
+    ((3024, 4032), (192, 640), (304, 408)), ((90, 120), (192, 640), (304, 408)),
+    ((720, 960), (360, 480), (360, 480)), ((47, 155), (47, 155), (47, 155)),
+    ((1, 1), (32, 96), (56, 56)), ((1, 9999), (32, 96), (32, 96)), ((9999, 1), (32, 96), (96, 32)),
+    ((1, 9999), (192, 640), (32, 3840)), ((10, 90), (16, 16), (32, 32))])
+def test_the_area_is_that_of_the_training_and_the_aspect_is_kept(picture, training, seen):
+    assert images.seen_size(picture, training) == seen
+
+
 # Painting -------------------------------------------------------------------------------------
 
 def test_overlay_paints_the_road_only_and_leaves_the_photograph_alone():
     photograph = np.full((2, 3, 3), (100, 50, 30), np.uint8)
     road = np.array([[True, False, False], [False, False, True]])
-    painted = overlay(photograph, road, outlined=False)
+    painted = paint(photograph, np.uint8(road), [None, (0, 255, 0)], outlined=False)
     assert painted.dtype == np.uint8
     assert (painted[road] == (50, 152, 15)).all()
     assert (painted[~road] == (100, 50, 30)).all()
@@ -309,7 +321,7 @@ def test_overlay_has_a_light_line_inside_and_a_dark_one_outside():
     photograph = np.full((9, 12, 3), (40, 90, 20), np.uint8)
     road = np.zeros((9, 12), bool)
     road[3:8, 2:9] = True
-    painted = overlay(photograph, road)
+    painted = paint(photograph, np.uint8(road), [None, (0, 255, 0)])
     assert (painted[3, 2:9] == 255).all() and (painted[3:8, 8] == 255).all()
     assert (painted[2, 2:9] == 0).all() and (painted[3:8, 9] == 0).all()
     assert (painted[4:7, 3:8] == (20, 172, 10)).all()

@@ -190,7 +190,7 @@ def checkout(tmp_path):
     return tmp_path / 'road'
 
 
-def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=48, scored=False,
+def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=48, scored=None,
             max_steps=None):
     """Makes a run folder as training leaves it; epochs are (done, of how many)."""
     run = checkout / 'runs' / name
@@ -201,8 +201,8 @@ def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=4
         'options': {'epochs': epochs[1], 'max_steps': max_steps},
         'data': {'validation': held_out}}))
     (run / 'index.html').touch()        # there after each epoch
-    if scored:
-        (run / 'evaluation.json').touch()
+    if scored:          # by that checkpoint
+        (run / 'evaluation.json').write_text(json.dumps({'checkpoint': scored}))
     return run
 
 
@@ -222,7 +222,7 @@ def started(checkout, *options):
 @posix
 def test_service_starts_a_run_with_its_options(checkout):
     assert started(checkout, '--epochs', '40') == ['main.py', '--epochs', '40']
-    add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored=True)
+    add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='step-000723')
     assert started(checkout) == ['main.py']
 
 
@@ -230,7 +230,7 @@ def test_service_starts_a_run_with_its_options(checkout):
 def test_service_goes_on_with_the_newest_unfinished_run(checkout):
     add_run(checkout, '2026-11-20-10-00-00')
     add_run(checkout, '2026-11-20-11-00-00')
-    add_run(checkout, '2026-11-20-12-00-00', epochs=(10, 10), scored=True)
+    add_run(checkout, '2026-11-20-12-00-00', epochs=(10, 10), scored='step-000723')
     resumed = ['main.py', '--resume', 'runs/2026-11-20-11-00-00']
     assert started(checkout, '--epochs', '40') == resumed
 
@@ -238,11 +238,12 @@ def test_service_goes_on_with_the_newest_unfinished_run(checkout):
 @posix
 @pytest.mark.parametrize('state, unfinished', [
     ({}, True),
-    ({'scored': True}, True),           # `python -m roadseg.evaluate` scored it in between
+    ({'scored': 'step-000723'}, True),           # `python -m roadseg.evaluate` scored it in between
     ({'epochs': (10, 10)}, True),       # stopped while it was scored
-    ({'epochs': (10, 10), 'scored': True}, False),
+    ({'epochs': (10, 10), 'scored': 'step-000723'}, False),
     ({'epochs': (10, 10), 'held_out': 0}, False),
-    ({'max_steps': 723, 'scored': True}, False),
+    ({'epochs': (10, 10), 'scored': 'step-000700'}, True),     # scored in between, not at its end
+    ({'max_steps': 723, 'scored': 'step-000723'}, False),
     ({'checkpoint': 'step-000723.part'}, False),        # nothing to go on from
 ])
 def test_run_is_unfinished_until_it_is_trained_and_scored(checkout, state, unfinished):
@@ -253,15 +254,17 @@ def test_run_is_unfinished_until_it_is_trained_and_scored(checkout, state, unfin
 
 @posix
 def test_last_of_several_checkpoints_counts(checkout):
-    run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored=True)
+    run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='step-000723')
     earlier = run / 'checkpoints/step-000482'
     earlier.mkdir()
     (earlier / 'progress.json').write_text('{"epoch": 2, "step": 482}')
+    (run / 'checkpoints/step-000900.bak1').mkdir()      # somebody's copy
     assert started(checkout) == ['main.py']
 
 
 @posix
-@pytest.mark.parametrize('damage', ['', '{"options": {}}'])
+@pytest.mark.parametrize('damage', [
+    '', '{"options": {}}', '{"options": {"epochs": null, "max_steps": 0}, "data": {"validation": 1}}'])
 def test_damaged_run_does_not_keep_the_service_from_training(checkout, damage):
     run = add_run(checkout, '2026-11-20-10-00-00')
     (run / 'options.json').write_text(damage)

@@ -68,18 +68,6 @@ def test_the_answer_before_it_is_enlarged(opened):
     assert opened.predict(WHITE_LEFT, full_size=False).shape == (32, 96, 2)
 
 
-@pytest.mark.parametrize('picture, training, seen', [
-    ((375, 1242), (192, 640), (192, 640)), ((376, 1241), (192, 640), (192, 640)),
-    ((370, 1224), (192, 640), (192, 640)),                  # all sizes of KITTI
-    ((1080, 1920), (192, 640), (264, 464)), ((1920, 1080), (192, 640), (464, 264)),
-    ((3024, 4032), (192, 640), (304, 408)), ((90, 120), (192, 640), (304, 408)),
-    ((720, 960), (360, 480), (360, 480)), ((47, 155), (47, 155), (47, 155)),
-    ((1, 1), (32, 96), (56, 56)), ((1, 9999), (32, 96), (32, 96)), ((9999, 1), (32, 96), (96, 32)),
-    ((1, 9999), (192, 640), (32, 3840)), ((10, 90), (16, 16), (32, 32))])
-def test_the_area_is_that_of_the_training_and_the_aspect_is_kept(picture, training, seen):
-    assert model.seen_size(picture, training) == seen
-
-
 def test_any_size(opened):
     for shape in ((1, 1), (31, 33), (1, 900), (900, 1)):
         assert opened.predict(np.full((*shape, 3), 200, np.uint8)).shape == (*shape, 2)

@@ -166,6 +166,21 @@ def test_the_script_answers_a_typo_before_it_imports_tensorflow(tmp_path):
         assert answer.stderr.startswith(line) and answer.stderr.count('\n') == 1
 
 
+def test_a_run_or_folder_that_is_missing_is_told_before_anything_is_fetched(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/options.json').write_text('{}')
+    (tmp_path / 'empty').mkdir()
+    there, empty, typo = (str(tmp_path / name) for name in ('run', 'empty', 'typo'))
+    for argv, message in (
+            (['--start-from', typo], '--start-from: .*typo is no run'),
+            (['--start-from', empty], '--start-from: .*empty is no run'),
+            (['--unlabelled', empty, '--teacher', f'{there},{typo}'], '--teacher: .*typo is no'),
+            (['--unlabelled', typo, '--teacher', there], '--unlabelled: .*typo is no folder')):
+        with pytest.raises(InputError, match=message):
+            parse_args(argv)
+    assert parse_args(['--unlabelled', empty, '--teacher', there]).teacher == [tmp_path / 'run']
+
+
 # Good ones ------------------------------------------------------------------------------------
 
 def test_defaults():

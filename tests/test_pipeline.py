@@ -11,8 +11,7 @@ from PIL import Image
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.images import read_image, resize_pair
-from roadseg.model import seen_size
+from roadseg.images import read_image, resize_pair, seen_size
 from roadseg.threads import prepared_ahead
 from roadseg.training import augment, pipeline
 from roadseg.training.pipeline import Cache, gen_batch_function, read_ahead, read_pair

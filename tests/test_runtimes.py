@@ -152,6 +152,25 @@ def test_damaged_metadata(copy, changes, message):
         runtimes.open_export(copy)
 
 
+@pytest.mark.parametrize('runtime', ['tflite', 'openvino'])
+def test_metadata_of_another_model(copy, runtime):
+    if not runtimes.is_installed(runtime):
+        pytest.skip('requirements-export.txt is not installed')
+    rewrite(copy, image_size=[32, 104])
+    with pytest.raises(InputError, match=rf'{runtime} cannot open .* it takes \(1, 40, 72, 3\), '
+                                         r'and export.json says \[32, 104\]'):
+        runtimes.open_export(copy, runtime)
+
+
+def test_another_number_of_classes_than_the_model_has(folders, tmp_path):
+    copy = shutil.copytree(folders['frozen'], tmp_path / 'copy')
+    about = json.loads((copy / 'export.json').read_text())
+    rewrite(copy, classes=[*about['classes'], 'more'])
+    with runtimes.open_export(copy) as opened, \
+            pytest.raises(InputError, match='names 3 classes, and the model has 2'):
+        opened.run(np.zeros((1, *about['image_size'], 3), np.uint8))
+
+
 def test_a_file_that_is_not_as_it_was_written(copy):
     content = bytearray((copy / 'model.tflite').read_bytes())
     content[len(content) // 2] ^= 1

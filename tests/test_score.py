@@ -233,6 +233,41 @@ def test_48_full_size_frames_take_under_two_seconds():
     assert time.process_time() - start < 2
 
 
+# How sure a score is -------------------------------------------------------------------------
+
+def of_frames(accuracies):
+    """Counts of photographs of ten pixels, half of them road, so many of them found."""
+    return {f'um_{number}': histograms([255] * found + [0] * (10 - found), [1] * 5 + [0] * 5)
+            for number, found in enumerate(accuracies)}
+
+
+def test_photographs_that_are_all_alike_leave_no_doubt():
+    counts = of_frames([4] * 30)
+    found = score.measures_by_group(counts, KITTI)['URBAN']['MaxF']
+    assert score.interval(counts, KITTI) == [pytest.approx(found)] * 2
+
+
+def test_the_interval_holds_the_score_and_is_wider_where_neighbours_are_alike():
+    mixed = of_frames(np.random.default_rng(1).permutation([3, 5] * 32))
+    streets = of_frames([3] * 32 + [5] * 32)
+    widths = []
+    for counts in (mixed, streets):
+        low, high = score.interval(counts, KITTI)
+        assert low < score.measures_by_group(counts, KITTI)['URBAN']['MaxF'] < high
+        widths.append(high - low)
+    assert widths[1] > 1.5 * widths[0]
+    few = score.interval(of_frames([3] * 8 + [5] * 8), KITTI)
+    assert few[1] - few[0] > 1.3 * widths[1]
+
+
+def test_the_interval_of_several_classes_and_of_none():
+    matrix = np.int64([[5, 1, 0], [2, 7, 0], [0, 1, 4]])
+    low, high = score.interval({'a': matrix, 'b': 3 * matrix}, COLOURS)
+    assert low == high == pytest.approx(score.measures_by_group({'a': matrix}, COLOURS)['all'][
+        classes.BEST])
+    assert score.interval({'a': histograms([3, 4], [0, 0])}, KITTI) is None
+
+
 # Pictures -------------------------------------------------------------------------------------
 
 def pictures(folder, name):

@@ -126,9 +126,10 @@ def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, ta
 
 # Bad input ------------------------------------------------------------------------------------
 
-def refused(run, held_out=(), data_dir='data'):
+def refused(run, held_out=(), data_dir='data', dataset='kitti'):
     """Returns the message of the error that a run brings about."""
-    options = main.parse_args(['--start-from', str(run), '--data-dir', str(data_dir)])
+    options = main.parse_args(['--start-from', str(run), '--data-dir', str(data_dir),
+                               '--dataset', dataset])
     with tf.Graph().as_default(), tf.Session() as sess, pytest.raises(InputError) as error:
         tf.get_variable('conv1_1/kernel', [3, 3, 3, 64])
         start_from.begin(sess, None, options, held_out)
@@ -155,7 +156,7 @@ def test_run_that_was_trained_on_what_is_held_out_now_is_refused(tmp_path):
 def test_other_photographs_of_the_same_names_are_no_reason_to_refuse(tmp_path):
     """Two folders of one's own, as cameras number their pictures."""
     theirs, here = tmp_path / 'theirs', tmp_path / 'here'
-    run = save_run(tmp_path / 'run', split='tail:0.2')
+    run = save_run(tmp_path / 'run', split='tail:0.2', dataset='folder')
     made = json.loads((run / 'options.json').read_text())
     made['data']['folder'] = str(theirs)
     write_json(run / 'options.json', made)
@@ -165,11 +166,19 @@ def test_other_photographs_of_the_same_names_are_no_reason_to_refuse(tmp_path):
         for name in ('1.png', '2.png'):
             (folder / name).write_text(f'{folder.name} {name}')
     held_out = [(here / name, None) for name in ('1.png', '2.png')]
-    assert 'in common' in refused(run, held_out, data_dir=here)
+    assert 'in common' in refused(run, held_out, data_dir=here, dataset='folder')
     shutil.copy(theirs / '2.png', here)
-    assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, data_dir=here)
+    assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, data_dir=here, dataset='folder')
     shutil.rmtree(theirs)       # nothing tells them apart
-    assert 'was trained on 2 of the 2 photographs' in refused(run, held_out, data_dir=here)
+    assert 'was trained on 2 of the 2 photographs' in refused(run, held_out, data_dir=here, dataset='folder')
+
+
+def test_photographs_of_a_data_set_are_told_wherever_they_lie(tmp_path):
+    """Also a smaller copy of them, or one in another layout."""
+    run = save_run(tmp_path / 'run', split='none', dataset='camvid')
+    write_json(run / 'photographs.json', {'training': ['camvid/val/0016E5_07959.png']})
+    held_out = [(f'there/701_StillsRaw_full/0016E5_0{number}.png', None) for number in (7959, 7961)]
+    assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, 'there', 'camvid')
 
 
 def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):

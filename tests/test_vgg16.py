@@ -791,6 +791,17 @@ def test_photographs_of_ones_own_share_the_vgg16_that_is_there(tmp_path, monkeyp
     assert vgg16.find_encoder(options) == Path('mine/vgg' if own else 'data/vgg')
 
 
+def test_another_process_that_wrote_the_narrow_graph_is_no_error(tmp_path, monkeypatch):
+    def too_late(weights, new, preprocess, out):
+        out.mkdir()
+        (out / 'saved_model.pb').touch()
+        raise InputError('is there already')
+
+    monkeypatch.setattr(vgg16, 'save', too_late)
+    options = SimpleNamespace(encoder=None, dataset='demo', data_dir=tmp_path)
+    assert vgg16.find_encoder(options) == tmp_path / 'vgg'
+
+
 @pytest.mark.parametrize('dataset', ['kitti', 'folder', 'demo'])
 def test_a_data_folder_whose_name_is_too_long_is_an_input_error(tmp_path, monkeypatch, no_network,
                                                                 dataset):

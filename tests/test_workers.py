@@ -1,5 +1,6 @@
 """Several workers: what TF_CONFIG may say, and that two are as good as one with twice the batch."""
 import csv
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,6 +47,60 @@ def test_the_workers_of_tf_config():
     second = workers.join(config(['h1:2222', '10.0.0.2:99'], 1))
     assert (second.count, second.index, second.is_first) == (2, 1, False)
     assert second.names([0, 1]) == 'worker 0 (h1:2222), worker 1 (10.0.0.2:99)'
+
+
+@pytest.mark.parametrize('then, batch_size, now, share', [
+    (2, 1, 1, 2), (2, 3, 2, 3), (1, 4, 2, 2), (3, 2, 2, 3), (None, 2, 2, 2)])
+def test_a_resumed_run_keeps_its_steps_whoever_shares_them(tmp_path, then, batch_size, now, share):
+    (tmp_path / 'options.json').write_text(json.dumps({} if then is None else {'workers': then}))
+    options = SimpleNamespace(resume=tmp_path, batch_size=batch_size)
+    team = workers.Workers([f'h{index}:1' for index in range(now)], now - 1)
+    assert team.batch_size(options) == share
+    assert team.batch_size(SimpleNamespace(resume=None, batch_size=5)) == 5
+
+
+@pytest.mark.parametrize('then, message', [
+    (3, 'was started by 3 workers with --batch-size 1, 3 photographs a step, which 2 cannot share'),
+    ('two', "'workers' is two"), (0, "'workers' is 0"), (True, "'workers' is True")])
+def test_steps_that_cannot_be_shared_are_refused(tmp_path, then, message):
+    (tmp_path / 'options.json').write_text(json.dumps({'workers': then}))
+    with pytest.raises(InputError, match=message):
+        workers.Workers(['a:1', 'b:1'], 0).batch_size(
+            SimpleNamespace(resume=tmp_path, batch_size=1))
+
+
+def test_workers_of_a_machine_know_how_many_they_are():
+    team = workers.Workers(['a:1', '[::1]:1', 'a:2', 'b:1', 'a:3'], 2)
+    assert team.count_here == 3 and workers.Workers().count_here == 1
+
+
+def test_addresses_of_ipv6_answer():
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(('::1', 0))
+        except OSError:
+            pytest.skip('no IPv6 here')
+        other.listen()
+        team = workers.Workers(['a:1', f'[::1]:{other.getsockname()[1]}'], 0)
+        assert team.silent() == []
+
+
+def test_workers_that_cannot_all_be_started_are_ended(monkeypatch):
+    """As where the system has no process left."""
+    started, start = [], subprocess.Popen
+
+    def limited(*arguments, **options):
+        if len(started) == 2:
+            raise OSError(errno.EAGAIN, 'Resource temporarily unavailable')
+        started.append(start([sys.executable, '-c', 'import time; time.sleep(60)'], **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, 'Popen', limited)
+    with pytest.raises(InputError, match='^worker 2 of 3 cannot be started: Resource'):
+        launch.launch(3, [])
+    assert [worker.wait(20) for worker in started] == [-signal.SIGTERM] * 2
+    for worker in started[1:]:
+        worker.stderr.close()
 
 
 @pytest.mark.parametrize('environ, says', [
@@ -241,7 +297,7 @@ def test_batch_normalisation_sees_the_batches_of_both_workers(data, tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone, tmp_path):
-    """The others end by themselves, within a minute, naming the one that is gone."""
+    """The other ends by itself, within a minute, naming the one that is gone."""
     process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
     end = time.monotonic() + 200
     while not list(tmp_path.glob('*/checkpoints/step-*')) and time.monotonic() < end:
@@ -255,7 +311,7 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
     assert time.monotonic() - began < 60
     run, _ = log_of(tmp_path) if list(tmp_path.glob('*/log.csv')) else (
         next(path for path in tmp_path.iterdir() if path.is_dir()), None)
-    code, output = finish(start(['--resume', str(run)], count=2))
+    code, output = finish(start(['--resume', str(run)]))
     assert code == 0, output
     np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
 

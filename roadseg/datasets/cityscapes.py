@@ -91,7 +91,7 @@ def load(data_dir, num_classes=19, strict=True):
     return Dataset(
         name='cityscapes', title='Cityscapes, road' if two else 'Cityscapes', classes=classes,
         palette=palette, road=1 if two else 0, measures=road_scores if two else class_scores,
-        labelled=pairs, tests=tests, default_split='val',
+        labelled=pairs, tests=tests, default_split='val', server='cityscapes',
         read_label=partial(labels.read_classes, numbers=numbers,
                            expected=f'0 to {IDS[-1]}, the ids of Cityscapes'),
         split=partial(split_pairs, pairs, named={'val': lambda pairs: (parts['val'], [])},

@@ -111,8 +111,11 @@ def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, si
                     write_json(part / 'classes.json', {'names': drawing.CLASSES,
                                                        'colours': drawing.PALETTE})
                 write_json(part / 'scenes.json', settings)
-                if _is_free(target):        # another process may have been as fast
+                try:
                     move_into_place(part, target)
+                except OSError:
+                    if _is_free(target):
+                        raise               # else, another process was as fast
     except OSError as error:
         raise write_error(target, error) from error
     _check_drawn(target, settings, scenes.values())

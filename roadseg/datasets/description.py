@@ -25,3 +25,4 @@ class Dataset(NamedTuple):
     groups: dict = {}       # groups that are scored apart, too: from name to meaning
     group: Callable = lambda name: None     # name of a photograph -> its group
     pooled: str = 'all'     # name of the row for all photographs together
+    server: str | None = None   # whose server scores the test photographs: 'kitti', 'cityscapes'

@@ -30,7 +30,7 @@ from roadseg.files import read_json
 from roadseg.scoring import classes as class_scores
 from roadseg.scoring import road as road_scores
 
-MOST = labels.FOREIGN       # classes
+MOST = labels.FOREIGN - 1   # classes: what an overlay can paint
 KEYS = ('names', 'colours', 'ignored', 'road')
 SPLIT = 'tail:0.2'
 _LAYOUT = 'expected images/ with photographs and masks/ with a PNG mask of the same name for each'

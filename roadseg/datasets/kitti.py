@@ -80,7 +80,7 @@ def describe(folder, name, title, named_splits=None):
         name=name, title=title, classes=CLASSES, palette=PALETTE, road=1, measures=road,
         labelled=pairs, tests=visible(folder / 'testing/image_2', '*.png'),
         read_label=read_road_label, default_split=next(iter(named_splits)), groups=GROUPS,
-        group=category, pooled='URBAN',
+        group=category, pooled='URBAN', server='kitti',
         split=partial(split_pairs, pairs, group=category, named=named_splits))
 
 

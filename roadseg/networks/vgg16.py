@@ -407,21 +407,23 @@ def convert(path, out, fc_width=512, fc_kernel=3, context=False):
     """Turns a weight file, `.h5` or `.npz`, into the graph of this module.
 
     Args:
-        path: of the file.
+        path: of the file; 'imagenet' for Keras' 13 convolutions, which Keras downloads.
         out: folder to be made.
         fc_width, fc_kernel, context: see `top_shapes`; not used where the file has fc6 and fc7.
 
     Raises:
         InputError: the file is missing, of another kind, or not VGG16's; or `out` exists.
     """
-    path = Path(path)
-    check_file(path, "expected Keras' .h5 or an .npz of the 13 convolutions")
-    if path.suffix == '.npz':
-        weights, preprocess = read_npz(path), torch_input
-    elif path.suffix in ('.h5', '.hdf5'):
+    expected = "expected Keras' .h5 or an .npz of the 13 convolutions"
+    if path != 'imagenet':
+        path = Path(path)
+        check_file(path, expected)
+    if path == 'imagenet' or path.suffix in ('.h5', '.hdf5'):
         weights, preprocess = read_keras(path), caffe_input
+    elif path.suffix == '.npz':
+        weights, preprocess = read_npz(path), torch_input
     else:
-        raise InputError(f"{path}: expected Keras' .h5 or an .npz of the 13 convolutions")
+        raise InputError(f'{path}: {expected}')
     new = {} if 'fc6' in weights else top_shapes(weights['conv5_3'][1].size, fc_width, fc_kernel,
                                                  context)
     save(weights, new, preprocess, out)
@@ -507,8 +509,12 @@ def find_encoder(options):
         return fetch(options.data_dir)
     if not os.path.exists(folder):
         shapes = convolution_shapes(width_divisor=8)
-        save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,
-             folder)
+        try:
+            save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,
+                 folder)
+        except InputError:
+            if not os.path.isfile(folder / 'saved_model.pb'):
+                raise                       # else, another process was as fast
     return folder
 
 
@@ -537,9 +543,7 @@ def fetch(data_dir):
         print(f'{error}\ntrying the VGG16 weights of Keras Applications', file=sys.stderr)
         first = error
     try:
-        weights = read_keras('imagenet')
-        save(weights, top_shapes(weights['conv5_3'][1].size, 512, context=True), caffe_input,
-             folder)
+        convert('imagenet', folder, context=True)
         download.discard(archive)
     except InputError as error:
         raise InputError(
@@ -591,12 +595,7 @@ def main(argv=None):
                              'better: see README.md')
     args = parser.parse_args(argv)
     check_room(args.out, args.fc_width, args.fc_kernel, args.context)
-    if args.weights == 'imagenet':
-        weights = read_keras('imagenet')
-        save(weights, top_shapes(weights['conv5_3'][1].size, args.fc_width, args.fc_kernel,
-                                 args.context), caffe_input, args.out)
-    else:
-        convert(args.weights, args.out, args.fc_width, args.fc_kernel, args.context)
+    convert(args.weights, args.out, args.fc_width, args.fc_kernel, args.context)
     print(f'wrote {args.out}')
 
 

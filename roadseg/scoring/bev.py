@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from roadseg.errors import InputError
+from roadseg.files import check_file
 
 X_RANGE = (-10, 10)  # m, left to right
 Z_RANGE = (6, 46)    # m, near to far
@@ -40,6 +41,7 @@ def read_calibration(path):
         InputError: the file cannot be read, or one of the three matrices is missing, has a wrong
             number of numbers, something that is no finite number, or cannot be inverted.
     """
+    check_file(path, 'KITTI Road has one per photograph, in calib/')
     try:
         text = Path(path).read_text(encoding='utf-8', errors='replace')
     except OSError as error:

@@ -25,7 +25,7 @@ BEFORE_SCORED = {
     'groups': {'um': 'urban, two-way road with lane markings',
                'umm': 'urban, multi-lane road with lane markings',
                'uu': 'urban, road without lane markings'},
-    'scores': {}, 'detail': {}, 'frames': [], 'bev': {}, 'test_scale': [1]}
+    'scores': {}, 'detail': {}, 'frames': [], 'bev': {}, 'test_scale': [1], 'interval': None}
 
 
 class Run(NamedTuple):
@@ -181,6 +181,9 @@ def _read_evaluation(path, data):
     for key in ('columns', 'frame_columns'):
         _check(path, key, _are_texts(evaluation[key]), '["MaxF", "AP", ...]')
     _check(path, 'pooled', isinstance(evaluation['pooled'], str), 'the name of a row, "URBAN"')
+    bounds = evaluation['interval']
+    _check(path, 'interval', bounds is None or isinstance(bounds, list) and len(bounds) == 2
+           and all(map(is_number, bounds)), '[95.8, 96.6], or null')
     _check(path, 'detail', _is_detail(evaluation['detail'], len(evaluation['classes'])),
            '{"precision": [...], "recall": [...]}, each of the same length, or {"confusion": '
            '[[...], ...]}, as many rows and columns as there are classes')

@@ -251,7 +251,7 @@ def _scores_section(run):
     legend = ''.join(f'<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>'
                      for term, meaning in terms)
     return '\n'.join(['<section>', '<h2>Scores</h2>', '<div class="tables">', '<div>',
-                      *tables, _thresholds(evaluation), '</div>', _detail_figure(run), '</div>',
+                      *tables, _interval(evaluation), _thresholds(evaluation), '</div>', _detail_figure(run), '</div>',
                       '<details><summary>What the numbers say</summary>'
                       f'<dl>{legend}</dl></details>', '</section>'])
 
@@ -323,6 +323,16 @@ def _best_threshold(evaluation, row=None):
     threshold = scores.get('threshold')
     is_one = contents.is_number(threshold) and 0 <= threshold < THRESHOLDS
     return int(threshold) if is_one else None
+
+
+def _interval(evaluation):
+    """A sentence on how far the choice of photographs moves the score; '' where that is unknown."""
+    if evaluation['interval'] is None:
+        return ''
+    low, high = map(shown, evaluation['interval'])
+    return (f"<p>{escape(evaluation['best'])} depends on which photographs were held out: drawn "
+            f'anew from these, with neighbours together, it lies between {low} and {high} in 95 of '
+            '100 cases. A smaller difference from another network’s may be chance.</p>')
 
 
 def _thresholds(evaluation):
@@ -634,5 +644,7 @@ def _notes_section(run, with_frames):
     links = ', '.join(f'<a href="{file}">{file}</a>' for file in files)
     return f"""<h2>How to read this page</h2>
 {frames}<p>The validation loss is on photographs the network never learned from: when it rises
-while the training loss falls, training has gone on for too long. “{NOTHING}” is a number that does
+while the training loss falls, training has gone on for too long. Compare their courses, not their
+levels: the training loss is taken with dropout, distorted photographs, the weights of that moment
+and, where chosen, class weights; the validation loss without, with averaged weights. “{NOTHING}” is a number that does
 not exist. This page was made from {links}.</p>"""

@@ -26,10 +26,10 @@ def find(kind, pairs, dataset):
     with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
         counts = pool.map(lambda pair: _count(dataset.read_label(pair[1]), len(dataset.classes)),
                           pairs)
-        return _median_over_each(_frequencies(counts, len(dataset.classes)), dataset.classes)
+        return median_frequency_weights(counts, dataset.classes)
 
 
-def median_frequency_weights(label_arrays, num_classes, names=None):
+def median_frequency_weights(counts, names):
     """Median frequency balancing: the median of the classes' frequencies over each one's own.
 
     A class's frequency is the number of its pixels divided by that of all evaluated pixels of the
@@ -40,10 +40,8 @@ def median_frequency_weights(label_arrays, num_classes, names=None):
     section 6.3.2; used by Badrinarayanan, Kendall and Cipolla, "SegNet", PAMI 2017.
 
     Args:
-        label_arrays: iterable of uint8 ndarrays of any shape, class numbers; what is not below
-            `num_classes` is not evaluated.
-        num_classes: C.
-        names: of the classes, for the warning; by default their numbers.
+        counts: iterable of int64 ndarrays (C,), the evaluated pixels of each photograph by class.
+        names: of the C classes.
 
     Returns:
         float32 ndarray (C,).
@@ -51,34 +49,24 @@ def median_frequency_weights(label_arrays, num_classes, names=None):
     Raises:
         InputError: no pixel is evaluated.
     """
-    counts = (_count(label, num_classes) for label in label_arrays)
-    return _median_over_each(_frequencies(counts, num_classes), names or range(num_classes))
-
-
-def _count(label, num_classes):
-    """Evaluated pixels of a label by class: int64 (C,)."""
-    return np.bincount(label.ravel(), minlength=num_classes)[:num_classes]
-
-
-def _frequencies(counts, num_classes):
-    """Frequency of each class from the counts of each label: float64 (C,), 0 where it is none."""
-    pixels, of_photographs = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    pixels, of_photographs = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
     for count in counts:
         pixels += count
         of_photographs[count > 0] += count.sum()
     if not pixels.any():
         raise InputError('no pixel of the labels to train on is evaluated, so there is nothing to '
                          'learn; check the labels')
-    return pixels / np.maximum(of_photographs, 1)
-
-
-def _median_over_each(frequencies, names):
-    """Weights from frequencies, float32 (C,); warns of classes that do not occur."""
-    occurs = frequencies > 0
+    occurs = pixels > 0
     if not occurs.all():
-        absent = ', '.join(str(name) for name, found in zip(names, occurs) if not found)
+        absent = ', '.join(name for name, found in zip(names, occurs) if not found)
         print(f'warning: no pixel to train on is of the class {absent}; its weight is 0, and it '
               'will not be learned', file=sys.stderr)
-    weights = np.zeros(len(frequencies), np.float32)
-    weights[occurs] = np.median(frequencies[occurs]) / frequencies[occurs]
+    frequencies = pixels[occurs] / of_photographs[occurs]
+    weights = np.zeros(len(names), np.float32)
+    weights[occurs] = np.median(frequencies) / frequencies
     return weights
+
+
+def _count(label, num_classes):
+    """Evaluated pixels of a label by class: uint8 of any shape -> int64 (C,)."""
+    return np.bincount(label.ravel(), minlength=num_classes)[:num_classes]

@@ -194,6 +194,7 @@ def parse_args(argv=None):
     options.own_data = 'data_dir' in given
     check_teaching(given)
     check_places(options)
+    check_runs(options)
     if options.split is not None:
         splits.check_split(options.split, catalogue.SPLITS[options.dataset])
     return options
@@ -212,6 +213,18 @@ def check_places(options):
         raise InputError(f'--encoder {options.encoder} is no frozen graph: it has no '
                          'saved_model.pb; write one with `python -m roadseg.networks.vgg16` or '
                          '`python -m roadseg.networks.resnet50`')
+
+
+def check_runs(options):
+    """Raises InputError where --start-from or --teacher is no run, or --unlabelled no folder."""
+    for option, runs in (('--start-from', [options.start_from]), ('--teacher', options.teacher)):
+        for run in filter(None, runs or []):
+            if not os.path.isfile(run / 'options.json'):
+                raise InputError(f'{option}: {run} is no run, as it has no options.json; name a '
+                                 'folder that training has made, such as runs/<date-time>')
+    if options.unlabelled and not os.path.isdir(options.unlabelled):
+        raise InputError(f'--unlabelled: {options.unlabelled} is no folder; name one with '
+                         'photographs')
 
 
 def run_folders(text):

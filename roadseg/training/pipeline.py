@@ -9,8 +9,7 @@ from tqdm import tqdm
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import free_memory
-from roadseg.images import check_image, read_image
-from roadseg.model import seen_size
+from roadseg.images import check_image, read_image, seen_size
 from roadseg.threads import prepared_ahead, processors
 from roadseg.training.augment import GREY, distort
 

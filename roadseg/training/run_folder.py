@@ -14,7 +14,6 @@
 """
 import csv
 import errno
-import filecmp
 import hashlib
 import io
 import math
@@ -33,7 +32,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from roadseg.errors import InputError
-from roadseg.files import (check_file, describe_os_error, move_into_place, part_folder, read_json,
+from roadseg.files import (check_file, describe_os_error, differ, move_into_place, part_folder, read_json,
                            write_error, write_json, write_whole)
 
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
@@ -148,8 +147,8 @@ def read_photographs(run):
 def trained_on(run, data_dir, pairs, otherwise=()):
     """Which of some photographs a run was trained on.
 
-    They are told by their names. Two folders of one's own may use the same ones, so those whose
-    contents differ, where both are there, are different photographs.
+    Those of published data sets are told by their names, wherever they lie. Folders of one's own
+    may use the same names: of those that are there in both, contents tell.
 
     Args:
         run: folder.
@@ -163,17 +162,13 @@ def trained_on(run, data_dir, pairs, otherwise=()):
     Raises:
         InputError: a file of the run is damaged.
     """
-    names = set(photograph_names(data_dir, [], pairs)['validation'])
-    then = read_run(run)['data'].get('folder')
-
-    def differs(name):
-        try:
-            return not filecmp.cmp(Path(then, name), Path(data_dir, name), shallow=False)
-        except (OSError, TypeError, ValueError):    # not there; not noted, or no path
-            return False
-
-    noted = read_photographs(run).get('training', otherwise)
-    return sorted(name for name in names & set(noted) if not differs(name))
+    made = read_run(run)
+    then, own = str(made['data'].get('folder')), made['options'].get('dataset') == 'folder'
+    key = str if own else lambda name: Path(name).stem
+    noted = set(map(key, read_photographs(run).get('training', otherwise)))
+    names = photograph_names(data_dir, [], pairs)['validation']
+    return sorted(name for name in names if key(name) in noted
+                  and not (own and differ(Path(then, name), Path(data_dir, name))))
 
 
 def checksum(folder):
@@ -189,9 +184,11 @@ def checksum(folder):
         str of 64 hexadecimal digits.
 
     Raises:
-        InputError: a file is unreadable.
+        InputError: a file is unreadable, or there is no such folder.
     """
     folder, digest = Path(folder), hashlib.sha256()
+    if not os.path.isdir(folder):
+        raise InputError(f'{folder} is no folder, or has just been removed')
     try:
         for path in sorted(path for path in folder.rglob('*') if path.is_file()):
             if path.name != 'fingerprint.pb':
@@ -200,7 +197,7 @@ def checksum(folder):
                 digest.update(f'{path.relative_to(folder).as_posix()} {content}\n'.encode())
     except OSError as error:
         raise InputError(
-            f'cannot read the encoder {folder}: {describe_os_error(error)}') from error
+            f'cannot read {folder}: {describe_os_error(error)}') from error
     return digest.hexdigest()
 
 
@@ -230,10 +227,9 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
         raise InputError(f'{run} was started with the classes {_shown(classes)}, found '
                          f'{_shown(dataset.classes)}; put the earlier ones back, or start a new '
                          'run')
-    if (Path(run) / 'photographs.json').exists():
-        then = read_json(Path(run) / 'photographs.json')
+    if then := read_photographs(run):
         differences = [f'{use}: {difference}' for use, names in now.items()
-                       if (difference := _difference(then.get(use), names))]
+                       if (difference := _difference(then.get(use, []), names))]
     else:
         differences = [f'{use}: {len(names)}, there were {made["data"][use]}'
                        for use, names in now.items()
@@ -263,8 +259,6 @@ def _difference(then, now):
     """How a list of names differs from an earlier one, in words; '' where it does not."""
     if then == now:
         return ''
-    if not isinstance(then, list) or not all(isinstance(name, str) for name in then):
-        return 'photographs.json has no list of names'
     parts = []
     for what, names, others in (('missing', then, now), ('new', now, then)):
         found = sorted(set(names) - set(others))
@@ -379,7 +373,7 @@ def locked(run):
 
 @contextmanager
 def start_run(options, device, dataset, training, validation, encoder, cost, save, lesson=None,
-              start_from=None):
+              start_from=None, workers=1):
     """Opens the folder of a run, a new one with its `options.json`, or that of --resume.
 
     A new folder appears with its first checkpoint, so that there is none that can't be resumed.
@@ -394,6 +388,7 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
         save: function of a run's folder that writes a checkpoint into it.
         lesson: `unlabelled.Lesson`, whose pseudo-labels are kept in the folder.
         start_from: dict of the run whose weights this one starts with, if any.
+        workers: how many share the training.
 
     Yields:
         Path of the folder, which is locked: here, or, where a run is resumed, by the caller.
@@ -405,6 +400,7 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
     def fill(folder):
         write_json(folder / 'options.json', {
             'id': secrets.token_hex(8), 'options': vars(options), 'device': device.name,
+            'workers': workers,
             **describe_software(),
             'data': {'title': dataset.title, 'folder': os.path.abspath(options.data_dir),
                      'classes': list(dataset.classes),

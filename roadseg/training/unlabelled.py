@@ -91,8 +91,11 @@ def lesson(options, dataset, training, workers=1):
         return
     if workers > 1:
         raise InputError('--unlabelled is for one worker; unset TF_CONFIG')
-    scratch = nullcontext(options.resume / FOLDER) if options.resume else \
-        tempfile.TemporaryDirectory(prefix='pseudo_labels-')
+    try:
+        scratch = nullcontext(options.resume / FOLDER) if options.resume else \
+            tempfile.TemporaryDirectory(prefix='pseudo_labels-')
+    except OSError as error:
+        raise write_error(tempfile.gettempdir(), error) from error
     with scratch as folder:
         folder = Path(folder)
         if options.resume:

@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
+from roadseg.training.run_folder import read_run
 
 GROUP = 1                   # key of the one group of all workers
 PATIENCE = 45               # seconds that a worker may be silent before the others give up
@@ -107,7 +108,7 @@ class Workers:
             if index != self.index:
                 host, port = address.rsplit(':', 1)
                 try:
-                    socket.create_connection((host, int(port)), 5).close()
+                    socket.create_connection((host.strip('[]'), int(port)), 5).close()
                 except OSError:
                     found.append(index)
         return found
@@ -165,6 +166,32 @@ class Workers:
             with self.naming_lost():
                 self.exchange(sess, [0])
             self.part()
+
+    def batch_size(self, options):
+        """Photographs that each worker takes in a step.
+
+        Args:
+            options: namespace.
+
+        Returns:
+            --batch-size; of a run that another number of workers started, what leaves its steps
+            as they were.
+
+        Raises:
+            InputError: its steps cannot be shared by so many.
+        """
+        if not options.resume:
+            return options.batch_size
+        then = read_run(options.resume).get('workers', self.count)
+        if type(then) is not int or then < 1:
+            raise InputError(f"{options.resume}/options.json: 'workers' is {str(then)[:40]}, which "
+                             'is no number of workers; take the file from a backup, or start a '
+                             'new run')
+        if then * options.batch_size % self.count:
+            raise InputError(f'{options.resume} was started by {then} workers with --batch-size '
+                             f'{options.batch_size}, {then * options.batch_size} photographs a '
+                             f'step, which {self.count} cannot share; start {then}')
+        return then * options.batch_size // self.count
 
     # In the graph -----------------------------------------------------------------------------
 
