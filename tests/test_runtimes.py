@@ -157,7 +157,7 @@ def test_metadata_of_another_model(copy, runtime):
     if not runtimes.is_installed(runtime):
         pytest.skip('requirements-export.txt is not installed')
     rewrite(copy, image_size=[32, 104])
-    with pytest.raises(InputError, match=rf'{runtime} cannot open .* it takes \(1, 40, 72, 3\), '
+    with pytest.raises(InputError, match=rf'{runtime} cannot open .* it takes \(1, 32, 96, 3\), '
                                          r'and export.json says \[32, 104\]'):
         runtimes.open_export(copy, runtime)
 
