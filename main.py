@@ -443,8 +443,10 @@ def run(options):
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
+        read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows,
+                                                 shapes)
         get_batches_fn = pipeline.gen_batch_function(
-            lesson.pairs, lesson.read_label, options.image_size, seed=options.seed,
+            lesson.pairs, read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,
                             colour=options.colour),
             first_epoch=progress.epoch, cache=cache, order=lesson.order,

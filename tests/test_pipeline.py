@@ -371,6 +371,16 @@ def test_own_photographs_are_seen_in_training_as_in_prediction(wanted, shapes, s
         assert seen_size(shapes[-1], size) == size
 
 
+def test_last_rows_are_not_learned_from():
+    label = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    shapes = [(9, 3), (4, 3)]
+    read = pipeline.ignoring_last_rows(lambda path: label, 3, shapes)
+    assert read('x').tolist() == [[0, 1, 2]] + 3 * [3 * [IGNORED]] and label[3, 2] == 11
+    assert pipeline.ignoring_last_rows(read, 0, shapes) is read
+    with pytest.raises(InputError, match='--ignore-last-rows 4 leaves nothing of a label with 4'):
+        pipeline.ignoring_last_rows(read, 4, shapes)
+
+
 def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):
     """It does not wait until thousands more have been decoded."""
     read = []

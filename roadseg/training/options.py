@@ -137,6 +137,10 @@ def build_parser():
         help='zoom photographs by 1/(1+S/2) to 1+S')
     add('--colour', type=number(float, 0, 1), default=0.3, metavar='S',
         help='change brightness, saturation and contrast by up to this share')
+    add('--ignore-last-rows', type=number(int, 0, 100_000), default=0, metavar='N',
+        help="leave the labels' last N rows out of the training: KITTI Road's mostly end above "
+             "the photograph's lower edge, which other cameras' pictures are not meant to; 8 for "
+             'use, 0 for the benchmark')
     add('--flip-test', action=argparse.BooleanOptionalAction, default=False,
         help='predict as the mean over a photograph and its mirror image, at twice the time')
 

@@ -97,6 +97,32 @@ def training_size(wanted, shapes):
     return height, width
 
 
+def ignoring_last_rows(read_label, rows, shapes):
+    """Makes a reader of labels whose last rows are not evaluated.
+
+    Args:
+        read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
+        rows: how many.
+        shapes: list of (H, W), of the labels.
+
+    Returns:
+        Such a function.
+
+    Raises:
+        InputError: a label has no more rows than that.
+    """
+    if rows >= min(height for height, _ in shapes):
+        raise InputError(f'--ignore-last-rows {rows} leaves nothing of a label with '
+                         f'{min(height for height, _ in shapes)} rows; choose fewer')
+
+    def read(path):
+        classes = read_label(path).copy()
+        classes[len(classes) - rows:] = IGNORED
+        return classes
+
+    return read if rows else read_label
+
+
 class Cache:
     """Decoded photographs and labels, as many of them kept in memory as fit.
 
