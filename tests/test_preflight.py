@@ -73,6 +73,10 @@ def test_memory_is_less_in_bfloat16_and_with_layers_that_are_not_trained():
     assert last_alone.memory_of_image < one.memory_of_image
     assert last_alone.parameters == 4 * 4 * 2 * 2
     assert last_alone.gflop_per_image == one.gflop_per_image    # forward, it is all the same
+    assert one.carried_back == 1
+    full, half = 3 * 3 * 3 * 5, 5 * 2 / 4
+    last = 4 * 4 * 2 * 2 / 4
+    assert last_alone.carried_back == pytest.approx(last / (full + half + last))
 
 
 def test_cost_of_the_whole_network(tiny_vgg):
@@ -265,7 +269,7 @@ def test_seconds_are_measured():
     with tf.Graph().as_default(), tf.Session() as sess:
         image, logits = tiny_network()
         sess.run(tf.global_variables_initializer())
-        assert 0 < preflight.seconds_per_image(sess, logits, image, (32, 64), {}) < 10
+        assert 0 < preflight.seconds_per_image(sess, logits, image, (32, 64), {}, 1) < 10
 
 
 def test_description_holds_the_numbers():

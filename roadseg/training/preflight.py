@@ -26,6 +26,7 @@ class Cost(NamedTuple):
     memory_of_image: int        # bytes of it that each image of a batch adds
     memory_to_predict: int = 0  # bytes, estimated, of a prediction at the largest test scale
     test_scale: float = 1.0     # that scale
+    carried_back: float = 1.0   # share of the work that the backward pass goes through, too
 
 
 def forward_operations(fetch):
@@ -91,7 +92,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
             trained.add(operation)
     sizes = sess.run([size for _, size in shapes],
                      {**feed_dict, input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
-    work, kept, largest = 0, 0, 0
+    work, carried_back, kept, largest = 0, 0, 0, 0
     for (operation, _), size in zip(shapes, sizes):
         if operation.type in CONVOLUTIONS:
             kernel = int(np.prod(operation.inputs[1].shape.as_list()))
@@ -99,6 +100,7 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
             if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
                 meets //= int(np.prod(operation.get_attr('strides')))
             work += 2 * meets * kernel
+            carried_back += 2 * meets * kernel * (operation in trained)
         elif operation in trained:
             kept += int(np.prod(size))
         largest = max(largest, int(np.prod(size)))
@@ -109,7 +111,8 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
     fixed = 20 * parameters + WORKSPACE
     return Cost(parameters, work * scale / 1e9, fixed + batch_size * of_image, of_image,
-                fixed + to_predict(largest, image_shape, test_scale, precision), test_scale)
+                fixed + to_predict(largest, image_shape, test_scale, precision), test_scale,
+                carried_back / max(work, 1))
 
 
 def to_predict(largest, image_shape, test_scale, precision):
@@ -125,17 +128,17 @@ def to_predict(largest, image_shape, test_scale, precision):
     return int((4 if precision == 'float32' else 2) * TRANSIENT * largest * scale)
 
 
-def seconds_per_image(sess, logits, input_image, image_shape, feed_dict):
+def seconds_per_image(sess, logits, input_image, image_shape, feed_dict, carried_back):
     """Estimates the time of a training step from a forward pass of one image.
 
-    The backward pass is taken as twice the forward pass.
+    The backward pass is taken as twice the forward pass, as far as it goes: see `Cost`.
     """
     image = np.zeros((1, *image_shape, 3), input_image.dtype.as_numpy_dtype)
     feed_dict = {**feed_dict, input_image: image}
     sess.run(logits, feed_dict)         # the first one also plans
     began = time.perf_counter()
     sess.run(logits, feed_dict)
-    return 3 * (time.perf_counter() - began)
+    return (1 + 2 * carried_back) * (time.perf_counter() - began)
 
 
 def available_memory(sess):
@@ -271,6 +274,6 @@ def report(sess, net, shapes, images, variables, options):
     check(estimate, options.batch_size, available)
     with advising(estimate, options.batch_size, available):
         seconds = seconds_per_image(sess, net.logits, net.input_image, options.image_size,
-                                    inference)
+                                    inference, estimate.carried_back)
     print(describe(estimate, seconds, images, options.precision), flush=True)
     return estimate, available
