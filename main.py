@@ -418,8 +418,9 @@ def run(options):
     options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
     options.batch_size = team.batch_size(options)
-    shapes = pipeline.check(dataset, training, validation, options.batch_size, team.count)
-    options.image_size = pipeline.training_size(options.image_size, shapes)
+    sizes = pipeline.check(dataset, training, validation, options.batch_size, team.count,
+                           options.ignore_last_rows)
+    options.image_size = pipeline.training_size(options.image_size, sizes)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     weights = class_weights.find(options.class_weights, training, dataset)
@@ -443,8 +444,7 @@ def run(options):
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
-        read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows,
-                                                 shapes)
+        read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows)
         get_batches_fn = pipeline.gen_batch_function(
             lesson.pairs, read_label, options.image_size, seed=options.seed,
             augment=partial(augment.distort, flip=options.flip, scale=options.scale,

@@ -25,20 +25,16 @@ def is_unfinished(run):
         made = json.loads((run / 'options.json').read_text(encoding='utf-8'))
         progress = json.loads((checkpoints[-1] / 'progress.json').read_text(encoding='utf-8'))
         options, held_out = made['options'], made['data']['validation']
+        tests = made['data']['testing']
         trained = (progress['epoch'] >= options['epochs']
                    or progress['step'] >= (options['max_steps'] or math.inf))
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f'warning: passing over {run}, which cannot be read: {error!r}', file=sys.stderr)
         return False
-    return not trained or bool(held_out) and _scored(run) != checkpoints[-1].name
-
-
-def _scored(run):
-    """Name of the checkpoint that a run's scores are of; None where it was not scored."""
-    try:
-        return json.loads((run / 'evaluation.json').read_text(encoding='utf-8'))['checkpoint']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    scores = run / 'evaluation.json'
+    scored = scores.exists() and scores.stat().st_mtime >= checkpoints[-1].stat().st_mtime
+    painted = len(list((run / 'overlays').glob('*.png'))) >= tests
+    return not trained or bool(held_out) and not scored or not painted
 
 
 def main():

@@ -112,17 +112,19 @@ def run_command(command, argv=None):
         got lost by a full disk; 130 after Ctrl-C.
     """
     before = sys.stdout, sys.stderr
-    output, errors = sys.stdout, sys.stderr = [stream and _Output(stream) for stream in before]
+    # Some services give none, and progress bars want one.
+    output, errors = sys.stdout, sys.stderr = [
+        _Output(stream or open(os.devnull, 'w', encoding='utf-8')) for stream in before]
     try:
         with as_ctrl_c():
             code = _run(command, argv)
-            if output and output.is_lost():
+            if output.is_lost():
                 print(f'error: cannot write the standard output: {output.error.strerror}; write '
                       'it elsewhere', file=sys.stderr)
                 code = 2
         return code
     finally:
-        for stream in filter(None, (output, errors)):
+        for stream in (output, errors):
             stream.flush()
         sys.stdout, sys.stderr = before
 

@@ -36,7 +36,7 @@ from roadseg.scoring import bev, page, road, score
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import photograph_names, read_options, trained_on
+from roadseg.training.run_folder import check_classes, photograph_names, read_options, trained_on
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -77,7 +77,7 @@ def open_dataset(run, data_dir):
         (`Dataset`, dict of the run's options).
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or has other classes.
     """
     options = complete(read_options(run), run)
     folder = options['data_dir'] if data_dir is None else data_dir
@@ -85,7 +85,9 @@ def open_dataset(run, data_dir):
         raise InputError(f"there is no folder {folder}{' here' * (not os.path.isabs(folder))}, "
                          f"where the data of {run} {'lay' if data_dir is None else 'should be'}; "
                          'name it with --data-dir')
-    return catalogue.load(options['dataset'], folder, options['classes'], strict=False), options
+    dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
+    check_classes(run, dataset)
+    return dataset, options
 
 
 def frames_of(split, trained_split, dataset, run, data_dir):

@@ -53,7 +53,8 @@ from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
 from roadseg.training.pipeline import processors, read_pair
-from roadseg.training.run_folder import checksum, describe_software, read_photographs, read_run
+from roadseg.training.run_folder import (check_classes, checksum, describe_software,
+                                         read_photographs, read_run)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -127,6 +128,7 @@ def photographs_of(run, data_dir):
         raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, '
                          f'the first being {missing[0]}; {remedy}')
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
+    check_classes(run, dataset)
     training, held_out = dataset.split(options['split'] or dataset.default_split)
     return dataset, training, held_out or training
 

@@ -170,6 +170,26 @@ def write_whole(path, content, durable=True):
         raise write_error(path, error) from error
 
 
+def temporary(make, **options):
+    """Makes a temporary file or folder.
+
+    Args:
+        make: function of the module `tempfile`.
+        options: its arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        InputError: there is no place for it, as on a full disk.
+    """
+    try:
+        return make(**options)
+    except OSError as error:
+        raise InputError(f'no temporary file can be made: {describe_os_error(error)}; set TMPDIR '
+                         'to a folder with room') from error
+
+
 def part_of(path):
     """Where a file or folder is written first: a hidden name beside its own.
 
@@ -205,6 +225,14 @@ def make_folder(folder):
         raise write_error(folder, error) from error
 
 
+def sweep(target):
+    """Deletes what processes that were killed an hour ago or earlier had begun for a target."""
+    for left in Path(target).parent.glob(f'.{glob.escape(Path(target).name[:40])}.*.part'):
+        with suppress(OSError):     # it has just got its name
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def part_folder(target):
     """A hidden folder beside `target`, to be filled and then moved into its place.
@@ -223,10 +251,7 @@ def part_folder(target):
     """
     target = Path(target)
     make_folder(target.parent)
-    for left in target.parent.glob(f'.{glob.escape(target.name[:40])}.*.part'):
-        with suppress(OSError):     # it has just got its name
-            if time.time() - left.stat().st_mtime > STALE:
-                shutil.rmtree(left)
+    sweep(target)
     part = part_of(target)
     try:
         yield part

@@ -472,7 +472,7 @@ def main(argv=None):
         help='a run or an export, if not the network that comes with the package; then pictures, '
              "videos (" + ' '.join(video.ENDINGS) + "), folders, and patterns in quotes")
     add('--out', type=Path, metavar='DIR', default=Path('seen'),
-        help='folder of the results (seen)')
+        help='folder of the results')
     add('--masks', action='store_true', help='write the class numbers, too, as coloured PNG')
     add('--confidence', action='store_true',
         help='write the probability, too, as PNG of 8 bits: of the road, or of the class painted '

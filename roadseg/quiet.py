@@ -9,6 +9,7 @@ chosen otherwise, see `roadseg.training.processor`.
 import os
 import re
 import tempfile
+from contextlib import nullcontext
 
 from roadseg.driver import has_driver
 
@@ -21,21 +22,22 @@ def _import_tensorflow():
     try:
         stderr, caught = os.dup(2), tempfile.TemporaryFile()
     except OSError:                 # no error stream, as in some services; or a full disk
-        import tensorflow
-        return
+        stderr, caught = None, nullcontext()
     with caught:
-        os.dup2(caught.fileno(), 2)
+        if stderr is not None:
+            os.dup2(caught.fileno(), 2)
         try:
             import tensorflow
             if not has_driver():        # once asked here, it is not asked later, aloud
                 tensorflow.config.set_visible_devices([], 'GPU')
         finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught:
-                if not NOISE.match(line):
-                    os.write(2, line)
+            if stderr is not None:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+                caught.seek(0)
+                for line in caught:
+                    if not NOISE.match(line):
+                        os.write(2, line)
     tensorflow.compat.v1.logging.set_verbosity(tensorflow.compat.v1.logging.ERROR)
 
 

@@ -5,6 +5,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from roadseg.files import temporary
+
 
 @contextmanager
 def literal(folder):
@@ -22,14 +24,15 @@ def literal(folder):
 
     Raises:
         OSError: the link can't be made.
+        InputError: there is no place for it.
     """
     if not any(character in str(folder) for character in '[*?\\'):
         yield Path(folder)
         return
-    temporary = Path(tempfile.mkdtemp(prefix='roadseg-'))
+    place = Path(temporary(tempfile.mkdtemp, prefix='roadseg-'))
     try:
-        link = temporary / 'folder'
+        link = place / 'folder'
         link.symlink_to(os.path.abspath(folder), target_is_directory=True)
         yield link
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)    # the link, not what it points to
+        shutil.rmtree(place, ignore_errors=True)    # the link, not what it points to

@@ -18,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from roadseg.errors import InputError
-from roadseg.files import check_file, part_of, write_error
+from roadseg.files import check_file, part_of, sweep, temporary, write_error
 from roadseg.images import PIXEL_LIMIT
 
 # Codecs by the ending of the file. x264 with 4:2:0 plays everywhere, but has no odd sizes.
@@ -107,7 +107,7 @@ class Reader:
         """Yields the frames, uint8 ndarrays (H, W, 3), RGB; then sets `problem`."""
         height, width = self.shape
         size, count = height * width * 3, 0
-        with tempfile.TemporaryFile() as log:
+        with temporary(tempfile.TemporaryFile) as log:
             self._process = subprocess.Popen(
                 [*self._command('error'), '-pix_fmt', 'rgb24', '-f', 'rawvideo', 'pipe:1'],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
@@ -145,8 +145,9 @@ class Writer:
             InputError: its folder can't be written to.
         """
         self.path, program = Path(path), _ffmpeg()
+        sweep(self.path)
         self._part = part_of(self.path)
-        self._log = tempfile.TemporaryFile()
+        self._log = temporary(tempfile.TemporaryFile)
         height, width = shape
         ending = self.path.suffix.lower()
         odd = height % 2 or width % 2

@@ -63,8 +63,10 @@ def test_output_onto_a_full_disk_is_one_line_at_the_end(buffered, body):
 
 
 @pytest.mark.parametrize('stream', [1, 2])
-def test_streams_that_are_closed(stream):
-    code, output, errors = run(FAIL, preexec_fn=lambda: os.close(stream))
+@pytest.mark.parametrize('body', [
+    FAIL, f'from tqdm import tqdm; list(tqdm([1], disable=None)); {FAIL}'])
+def test_streams_that_are_closed(stream, body):
+    code, output, errors = run(body, preexec_fn=lambda: os.close(stream))
     assert code == 2 and 'Traceback' not in output + errors
 
 
@@ -133,6 +135,7 @@ def full():
     raise FileNotFoundError(2, 'No usable temporary directory')
 tempfile.TemporaryFile = full
 import roadseg.quiet, sys
-print('tensorflow' in sys.modules)""")
+from tensorflow.compat.v1 import logging
+print(logging.get_verbosity() == logging.ERROR)""")
     output, errors = process.communicate(timeout=120)
     assert output == 'True\n' and 'Traceback' not in errors

@@ -216,9 +216,14 @@ def test_runs_that_make_no_common_table_are_refused_before_anything_is_scored(
     content = json.loads((others['fewer'] / 'classes.json').read_text())
     content['names'][0] = 'street'
     (others['fewer'] / 'classes.json').write_text(json.dumps(content))
+    other_names = list(content['names'])
     moved, changed = (copy_of(run, tmp_path / name, data_dir=str(others[name]))
                       for name in ('moved', 'changed'))
     renamed = copy_of(seven, tmp_path / 'renamed', data_dir=str(others['fewer']))
+    assert 'started with the classes' in error_of(capsys, renamed)
+    made = json.loads((renamed / 'options.json').read_text())
+    made['data']['classes'] = other_names
+    (renamed / 'options.json').write_text(json.dumps(made))
     for runs, message in (((run, changed), 'different photographs of the same name'),
                           ((seven, renamed), 'know different classes'),
                           (folds, 'of which they share some')):

@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -351,6 +352,28 @@ def test_a_file_far_too_large_is_not_read(tmp_path):
 def test_json_whole_is_what_any_other_reader_takes(tmp_path):
     write_json(tmp_path / 'a.json', {'a': 'ü', 'b': '\udcff'})
     assert json.loads((tmp_path / 'a.json').read_bytes()) == {'a': 'ü', 'b': '\udcff'}
+
+
+# Temporary files ------------------------------------------------------------------------------
+
+def test_no_place_for_temporary_files_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, 'tempdir', None)
+    monkeypatch.setattr(tempfile, '_candidate_tempdir_list', lambda: [str(tmp_path / 'nowhere')])
+    for make in (tempfile.TemporaryFile, tempfile.TemporaryDirectory, tempfile.mkdtemp):
+        with pytest.raises(InputError, match='^no temporary file can be made: .*; set TMPDIR'):
+            files.temporary(make, prefix='x')
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    for name, age in (('old', 4000), ('new', 10)):
+        for path in (tmp_path / f'.a.mp4.{name}1.part', tmp_path / f'.a.mp4.{name}2.part/inside'):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+            os.utime(tmp_path / path.relative_to(tmp_path).parts[0], (time.time() - age,) * 2)
+    (tmp_path / '.b.mp4.old.part').touch()
+    os.utime(tmp_path / '.b.mp4.old.part', (1, 1))
+    files.sweep(tmp_path / 'a.mp4')
+    assert names(tmp_path) == ['.a.mp4.new1.part', '.a.mp4.new2.part', '.b.mp4.old.part']
 
 
 # Memory ---------------------------------------------------------------------------------------

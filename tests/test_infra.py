@@ -191,7 +191,7 @@ def checkout(tmp_path):
 
 
 def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=48, scored=None,
-            max_steps=None):
+            max_steps=None, testing=0):
     """Makes a run folder as training leaves it; epochs are (done, of how many)."""
     run = checkout / 'runs' / name
     folder = run / 'checkpoints' / checkpoint
@@ -199,10 +199,15 @@ def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=4
     (folder / 'progress.json').write_text(json.dumps({'epoch': epochs[0], 'step': 723}))
     (run / 'options.json').write_text(json.dumps({
         'options': {'epochs': epochs[1], 'max_steps': max_steps},
-        'data': {'validation': held_out}}))
+        'data': {'validation': held_out, 'testing': testing}}))
     (run / 'index.html').touch()        # there after each epoch
-    if scored:          # by that checkpoint
-        (run / 'evaluation.json').write_text(json.dumps({'checkpoint': scored}))
+    if scored:
+        (run / 'evaluation.json').touch()
+    if scored == 'earlier':             # than the last checkpoint
+        os.utime(run / 'evaluation.json', (1, 1))
+    (run / 'overlays').mkdir()
+    for number in range(2):
+        (run / f'overlays/{number}.png').touch()
     return run
 
 
@@ -222,7 +227,7 @@ def started(checkout, *options):
 @posix
 def test_service_starts_a_run_with_its_options(checkout):
     assert started(checkout, '--epochs', '40') == ['main.py', '--epochs', '40']
-    add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='step-000723')
+    add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now')
     assert started(checkout) == ['main.py']
 
 
@@ -230,7 +235,7 @@ def test_service_starts_a_run_with_its_options(checkout):
 def test_service_goes_on_with_the_newest_unfinished_run(checkout):
     add_run(checkout, '2026-11-20-10-00-00')
     add_run(checkout, '2026-11-20-11-00-00')
-    add_run(checkout, '2026-11-20-12-00-00', epochs=(10, 10), scored='step-000723')
+    add_run(checkout, '2026-11-20-12-00-00', epochs=(10, 10), scored='now')
     resumed = ['main.py', '--resume', 'runs/2026-11-20-11-00-00']
     assert started(checkout, '--epochs', '40') == resumed
 
@@ -238,12 +243,14 @@ def test_service_goes_on_with_the_newest_unfinished_run(checkout):
 @posix
 @pytest.mark.parametrize('state, unfinished', [
     ({}, True),
-    ({'scored': 'step-000723'}, True),           # `python -m roadseg.evaluate` scored it in between
+    ({'scored': 'now'}, True),           # `python -m roadseg.evaluate` scored it in between
     ({'epochs': (10, 10)}, True),       # stopped while it was scored
-    ({'epochs': (10, 10), 'scored': 'step-000723'}, False),
+    ({'epochs': (10, 10), 'scored': 'now'}, False),
     ({'epochs': (10, 10), 'held_out': 0}, False),
-    ({'epochs': (10, 10), 'scored': 'step-000700'}, True),     # scored in between, not at its end
-    ({'max_steps': 723, 'scored': 'step-000723'}, False),
+    ({'epochs': (10, 10), 'scored': 'earlier'}, True),      # scored in between, not at its end
+    ({'epochs': (10, 10), 'scored': 'now', 'testing': 3}, True),    # stopped while it painted
+    ({'epochs': (10, 10), 'scored': 'now', 'testing': 2}, False),
+    ({'max_steps': 723, 'scored': 'now'}, False),
     ({'checkpoint': 'step-000723.part'}, False),        # nothing to go on from
 ])
 def test_run_is_unfinished_until_it_is_trained_and_scored(checkout, state, unfinished):
@@ -254,7 +261,7 @@ def test_run_is_unfinished_until_it_is_trained_and_scored(checkout, state, unfin
 
 @posix
 def test_last_of_several_checkpoints_counts(checkout):
-    run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='step-000723')
+    run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now')
     earlier = run / 'checkpoints/step-000482'
     earlier.mkdir()
     (earlier / 'progress.json').write_text('{"epoch": 2, "step": 482}')

@@ -333,11 +333,13 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
     (image, label), bad = pairs[0], tmp_path / 'bad.png'
     bad.write_bytes(image.read_bytes()[:-500])
 
-    def check(training=pairs[:5], validation=pairs[5:], tests=(image,), workers=1):
+    def check(training=pairs[:5], validation=pairs[5:], tests=(image,), workers=1, ignored=0):
         return pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
-                              validation, 5, workers)
+                              validation, 5, workers, ignored)
 
-    assert check() == 5 * [SIZE]
+    assert check() == check(ignored=SIZE[0] - 1) == 5 * [SIZE]
+    with pytest.raises(InputError, match=f'-last-rows 99 leaves nothing .* with {SIZE[0]} rows'):
+        check(ignored=99)
     for spoilt in ((bad, label), (image, bad)):
         for options in ({'training': [*pairs[:5], spoilt]}, {'validation': [*pairs[5:], spoilt]}):
             with pytest.raises(InputError, match='bad.png'):
@@ -373,12 +375,9 @@ def test_own_photographs_are_seen_in_training_as_in_prediction(wanted, shapes, s
 
 def test_last_rows_are_not_learned_from():
     label = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    shapes = [(9, 3), (4, 3)]
-    read = pipeline.ignoring_last_rows(lambda path: label, 3, shapes)
+    read = pipeline.ignoring_last_rows(lambda path: label, 3)
     assert read('x').tolist() == [[0, 1, 2]] + 3 * [3 * [IGNORED]] and label[3, 2] == 11
-    assert pipeline.ignoring_last_rows(read, 0, shapes) is read
-    with pytest.raises(InputError, match='--ignore-last-rows 4 leaves nothing of a label with 4'):
-        pipeline.ignoring_last_rows(read, 4, shapes)
+    assert pipeline.ignoring_last_rows(read, 0) is read
 
 
 def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):

@@ -447,12 +447,20 @@ def test_a_damaged_export(tmp_path, out, capsys):
 
 
 @pytest.mark.parametrize('options', [('--temporal', '1'), ('--temporal', '-0.1'),
-                                     ('--runtime', 'caffe'), ()])
-def test_options_that_are_none(run, tmp_path, capsys, options):
-    where = ('--out', tmp_path / 'out') if options else ()
+                                     ('--runtime', 'caffe')])
+def test_options_that_are_none(run, out, tmp_path, capsys, options):
     with pytest.raises(SystemExit) as leaving:
-        call(run, save(tmp_path / 'photo.png'), *where, *options)
+        call(run, save(tmp_path / 'photo.png'), '--out', out, *options)
     assert leaving.value.code == 2 and capsys.readouterr().err.startswith('error: ')
+
+
+def test_results_have_a_folder_unless_one_is_named(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / 'photo.png')
+    assert call(run, 'photo.png') == 0 and (tmp_path / 'seen/photo.png').exists()
+    with pytest.raises(SystemExit):
+        call('--help')
+    assert capsys.readouterr().out.count('(seen)') == 1
 
 
 def test_a_result_that_cannot_be_written_ends_it(run, tmp_path, out, capsys):

@@ -260,6 +260,13 @@ def test_the_interval_holds_the_score_and_is_wider_where_neighbours_are_alike():
     assert few[1] - few[0] > 1.3 * widths[1]
 
 
+@pytest.mark.parametrize('runs', [1, 3])
+def test_the_tables_tell_the_interval(runs):
+    table = score.tables([result(of_frames([3, 4, 5] * 4))] * runs, KITTI)
+    low, high = score.interval(of_frames([3, 4, 5] * 4), KITTI)
+    assert f'95 % interval by the choice of photographs: {low:.2f} to {high:.2f}' in table
+
+
 def test_the_interval_of_several_classes_and_of_none():
     matrix = np.int64([[5, 1, 0], [2, 7, 0], [0, 1, 4]])
     low, high = score.interval({'a': matrix, 'b': 3 * matrix}, COLOURS)

@@ -266,11 +266,8 @@ def tables(results, dataset):
 def _pooled_tables(counts, dataset, view):
     pooled = {name: of_frame for run in counts for name, of_frame in run.items()}
     scores = measures_by_group(pooled, dataset)
-    bounds = interval(pooled, dataset)
     return [f'{dataset.title}: {len(pooled)} photographs, {view}, per cent',
-            format_table(scores, dataset.measures.COLUMNS),
-            *([f'{dataset.measures.BEST}, 95 % interval by the choice of photographs: '
-               f'{bounds[0]:.2f} to {bounds[1]:.2f}'] if bounds else []),
+            format_table(scores, dataset.measures.COLUMNS), *_interval_line(pooled, dataset),
             *_by_class(scores[dataset.pooled], dataset), *_at_half(scores[dataset.pooled])]
 
 
@@ -288,8 +285,17 @@ def _spread_tables(counts, dataset, view):
     return [f'{dataset.title}: {len(counts[0])} photographs, {view}, per cent, mean of '
             f'{len(runs)} runs', format_table(mean, columns),
             'sample standard deviation', format_table(deviation, columns),
-            f'{best} of the runs: {of_runs}', *_by_class(mean[dataset.pooled], dataset),
+            f'{best} of the runs: {of_runs}',
+            *_interval_line({name: sum(run[name] for run in counts) for name in counts[0]},
+                            dataset), *_by_class(mean[dataset.pooled], dataset),
             *_at_half(mean[dataset.pooled])]
+
+
+def _interval_line(counts, dataset):
+    bounds = interval(counts, dataset)
+    return [] if bounds is None else [
+        f'{dataset.measures.BEST}, 95 % interval by the choice of photographs: '
+        f'{bounds[0]:.2f} to {bounds[1]:.2f}']
 
 
 def _by_class(scores, dataset):

@@ -37,7 +37,7 @@ def read_pair(pair, read_label):
     return image, classes
 
 
-def check(dataset, training, validation, batch_size, workers=1):
+def check(dataset, training, validation, batch_size, workers=1, ignored_rows=0):
     """Decodes all photographs and labels once, so that a bad one is found before the training.
 
     Args:
@@ -45,13 +45,15 @@ def check(dataset, training, validation, batch_size, workers=1):
         training, validation: lists of (image, label) paths.
         batch_size: N, of each worker.
         workers: how many there are.
+        ignored_rows: of the labels to train on, the last ones.
 
     Returns:
         List of (H, W) of the photographs to train on.
 
     Raises:
-        InputError: an unreadable photograph or label, none whose pixels are evaluated, or a batch
-            size that is not between 1 and a worker's share of the photographs to train on.
+        InputError: an unreadable photograph or label, none whose pixels are evaluated, one whose
+            rows are all to be ignored, or a batch size that is not between 1 and a worker's share
+            of the photographs to train on.
     """
     if not 1 <= batch_size <= len(training) // workers:
         of_each = f' of each of {workers} workers' if workers > 1 else ''
@@ -74,7 +76,12 @@ def check(dataset, training, validation, batch_size, workers=1):
         if seen and not any(evaluated for evaluated, _ in seen):
             raise InputError(f'no pixel of the {len(seen)} labels to {use} is evaluated; '
                              'check the labels')
-    return [shape for _, shape in looks[:first]]
+    sizes = [shape for _, shape in looks[:first]]
+    height = min(height for height, _ in sizes)
+    if ignored_rows >= height:
+        raise InputError(f'--ignore-last-rows {ignored_rows} leaves nothing of a photograph with '
+                         f'{height} rows; choose fewer')
+    return sizes
 
 
 def training_size(wanted, shapes):
@@ -97,24 +104,16 @@ def training_size(wanted, shapes):
     return height, width
 
 
-def ignoring_last_rows(read_label, rows, shapes):
+def ignoring_last_rows(read_label, rows):
     """Makes a reader of labels whose last rows are not evaluated.
 
     Args:
         read_label: function from a path to a uint8 ndarray (H, W) of class numbers.
         rows: how many.
-        shapes: list of (H, W), of the labels.
 
     Returns:
         Such a function.
-
-    Raises:
-        InputError: a label has no more rows than that.
     """
-    if rows >= min(height for height, _ in shapes):
-        raise InputError(f'--ignore-last-rows {rows} leaves nothing of a label with '
-                         f'{min(height for height, _ in shapes)} rows; choose fewer')
-
     def read(path):
         classes = read_label(path).copy()
         classes[len(classes) - rows:] = IGNORED

@@ -222,11 +222,7 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
         return
     read_log(run)       # so that damage is found now, and not after the first epoch
     made, now = read_run(run), photograph_names(data_dir, training, validation)
-    classes = made['data'].get('classes', list(dataset.classes))
-    if classes != list(dataset.classes):
-        raise InputError(f'{run} was started with the classes {_shown(classes)}, found '
-                         f'{_shown(dataset.classes)}; put the earlier ones back, or start a new '
-                         'run')
+    check_classes(run, dataset)
     if then := read_photographs(run):
         differences = [f'{use}: {difference}' for use, names in now.items()
                        if (difference := _difference(then.get(use, []), names))]
@@ -247,6 +243,23 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
         raise InputError(f'{run} was started from another encoder: {encoder} has the checksum '
                          f'{found[:12]}, expected {str(then)[:12]}; put the earlier one back, or '
                          'start a new run')
+
+
+def check_classes(run, dataset):
+    """Checks that a data set has the classes that a run has learned, in their order.
+
+    Args:
+        run: folder.
+        dataset: `Dataset`.
+
+    Raises:
+        InputError: it has others; or a file of the run is damaged.
+    """
+    classes = read_run(run)['data'].get('classes', list(dataset.classes))
+    if classes != list(dataset.classes):
+        raise InputError(f'{run} was started with the classes {_shown(classes)}, found '
+                         f'{_shown(dataset.classes)}; put the earlier ones back, or start a new '
+                         'run')
 
 
 def _shown(values):

@@ -27,7 +27,7 @@ import roadseg
 from roadseg.datasets import labels
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import read_json, write_error, write_json
+from roadseg.files import read_json, temporary, write_error, write_json
 from roadseg.images import read_image, write_mask
 from roadseg.model import is_run
 from roadseg.training import pipeline
@@ -91,11 +91,8 @@ def lesson(options, dataset, training, workers=1):
         return
     if workers > 1:
         raise InputError('--unlabelled is for one worker; unset TF_CONFIG')
-    try:
-        scratch = nullcontext(options.resume / FOLDER) if options.resume else \
-            tempfile.TemporaryDirectory(prefix='pseudo_labels-')
-    except OSError as error:
-        raise write_error(tempfile.gettempdir(), error) from error
+    scratch = nullcontext(options.resume / FOLDER) if options.resume else \
+        temporary(tempfile.TemporaryDirectory, prefix='pseudo_labels-')
     with scratch as folder:
         folder = Path(folder)
         if options.resume:

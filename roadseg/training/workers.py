@@ -191,7 +191,12 @@ class Workers:
             raise InputError(f'{options.resume} was started by {then} workers with --batch-size '
                              f'{options.batch_size}, {then * options.batch_size} photographs a '
                              f'step, which {self.count} cannot share; start {then}')
-        return then * options.batch_size // self.count
+        share = then * options.batch_size // self.count
+        if share != options.batch_size:
+            print(f'warning: {options.resume} was started by {then} workers; of its '
+                  f'{then * options.batch_size} photographs a step, each of {self.count} takes '
+                  f'{share} now', file=sys.stderr)
+        return share
 
     # In the graph -----------------------------------------------------------------------------
 
