@@ -248,7 +248,7 @@ def initialize_new(sess):
 def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_loss, input_image,
              correct_label, keep_prob, learning_rate, *, keep_probability=0.5,
              schedule=lambda step: 1e-4, progress=None, steps_per_epoch=None, max_steps=math.inf,
-             after_step=None, after_epoch=None, stopped=lambda: False, feed=None):
+             after_step=None, after_epoch=None, stopped=lambda: False, feed=None, workers=1):
     """Trains, and prints the loss of each epoch.
 
     Variables without a value are initialised first; a finalized graph is taken to be so.
@@ -272,6 +272,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
             images_per_second), called at the end of each epoch.
         stopped: function that says whether to end now, between two steps.
         feed: dict from further tensors to what they are fed with in every step.
+        workers: how many take such a batch in each step, which images_per_second counts.
 
     Returns:
         `Progress`.
@@ -303,7 +304,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                         + ('try a lower --learning-rate' if progress.step else
                            'has tf.global_variables_initializer() wiped the pretrained weights? '
                            'Call main.initialize_new(sess) instead'))
-                images_seen += len(images)
+                images_seen += workers * len(images)
                 progress.step += 1
                 progress.epoch_steps += 1
                 progress.epoch_loss += float(loss)
@@ -476,7 +477,7 @@ def run(options):
                          progress=progress, steps_per_epoch=steps_per_epoch,
                          max_steps=options.max_steps or math.inf,
                          after_step=recorder.after_step, after_epoch=recorder.after_epoch,
-                         stopped=stopped, feed=net.feed)
+                         stopped=stopped, feed=net.feed, workers=team.count)
                 if stopped():
                     team.part()
                     recorder.stop()

@@ -4,6 +4,7 @@
 
 Run it before paying for a long training. Sizes are tiny and distinct, so that swapped axes show.
 """
+import itertools
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -597,6 +598,18 @@ def test_train_nn_runs_the_training_step_for_each_batch_of_each_epoch():
                                  tf.constant(1.0), *feeds().values())
         assert sess.run(counter) == 3 * 4
     assert (progress.epoch, progress.step, progress.epoch_steps) == (3, 12, 0)
+
+
+def test_images_of_all_workers_are_counted(monkeypatch):
+    rates = []
+    for workers in (1, 3):
+        clock = itertools.count()
+        monkeypatch.setattr(main.time, 'perf_counter', lambda: float(next(clock)))
+        with tf.Graph().as_default(), tf.Session() as sess:
+            main.train_nn(sess, 1, 2, batches_of(4), tf.constant(0), tf.constant(1.0),
+                          *feeds().values(), workers=workers,
+                          after_epoch=lambda row: rates.append(row['images_per_second']))
+    assert rates[1] == 3 * rates[0] > 0
 
 
 def test_train_nn_feeds_each_placeholder_with_its_own_value():

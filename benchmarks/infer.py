@@ -5,7 +5,10 @@
 See benchmarks/train.py. Exports are faster than the training graph: `python -m roadseg.export RUN
 --compare`.
 """
-from train import measure
+import sys
+from functools import partial
+
+from train import measure, run_command
 
 if __name__ == '__main__':
-    measure('infer')
+    sys.exit(run_command(partial(measure, 'infer')))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from roadseg.commands import image_size, number     # noqa: E402
+from roadseg.commands import image_size, number, run_command     # noqa: E402
 from roadseg.datasets import demo, kitti        # noqa: E402
 from roadseg.threads import processors      # noqa: E402
 from roadseg.training import augment, pipeline      # noqa: E402
@@ -41,7 +41,7 @@ def photographs_per_second(get_batches_fn, batch_size, seconds):
             return count / elapsed, count / (time.process_time() - began_work)
 
 
-def command():
+def command(argv=None):
     defaults = build_parser().parse_args([])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +53,7 @@ def command():
     parser.add_argument('--seconds', type=number(float, 0.1, 600), default=5, help='of each row')
     parser.add_argument('--photographs', type=number(int, 1, 10**6), default=48,
                         help='how many of them are used')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory() as folder:
         if args.draw:
@@ -77,4 +77,4 @@ def command():
 
 
 if __name__ == '__main__':
-    command()
+    sys.exit(run_command(command))

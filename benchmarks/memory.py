@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --data-dir data
 
-A process of its own for each image and batch size; the resident memory before the first step
-(interpreter, TensorFlow, weights) is subtracted from the peak.
+A process of its own for each image and batch size; the resident memory before the network is loaded
+(interpreter, TensorFlow) is subtracted from the peak.
 """
 import argparse
 import json

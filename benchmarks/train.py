@@ -6,12 +6,17 @@ Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers. Each
 process per peer; they take turns, one step each, and the median and the ratio of the pairs count.
 All processes get large pages.
 """
-import argparse
 import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from roadseg.commands import Parser, image_size, number, run_command        # noqa: E402
+from roadseg.errors import InputError       # noqa: E402
 
 PEER = Path(__file__).with_name('peer.py')
 PEERS = ('ours', 'torch', 'torch-channels_last', 'keras')
@@ -25,19 +30,27 @@ def start(who, batch, args, precision, kind):
     while (line := process.stdout.readline()) and line.strip() != 'ready':
         pass
     if not line:
-        sys.exit(f'{who} ended with exit code {process.wait()}')
+        raise InputError(f'{who} ended with exit code {process.wait()}')
     return process
 
 
 def measure(kind, argv=None):
     """Prints the table of 'train' or 'infer'."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--encoder', default='data/vgg')
-    parser.add_argument('--image-size', default='192x640', metavar='HxW')
-    parser.add_argument('--batches', type=int, nargs='+', default=[1, 2, 5])
-    parser.add_argument('--precisions', nargs='+', default=['float32', 'bfloat16'])
-    parser.add_argument('--rounds', type=int, default=7)
+    parser = Parser(prog=f'python benchmarks/{kind}.py', description=__doc__.splitlines()[0])
+    parser.add_argument('--encoder', default='data/vgg', metavar='DIR', help='frozen graph')
+    parser.add_argument('--image-size', type=image_size, default=(192, 640), metavar='HxW',
+                        help='of the photographs')
+    parser.add_argument('--batches', type=number(int, 1, 4096), nargs='+', default=[1, 2, 5],
+                        metavar='N', help='batch sizes')
+    parser.add_argument('--precisions', choices=('float32', 'bfloat16'), nargs='+',
+                        default=['float32', 'bfloat16'], help='of the activations')
+    parser.add_argument('--rounds', type=number(int, 1, 10_000), default=7, metavar='N',
+                        help='of each cell')
     args = parser.parse_args(argv)
+    if not os.path.isdir(args.encoder):
+        raise InputError(f'--encoder {args.encoder} is no folder; write a frozen graph with `python '
+                         '-m roadseg.networks.vgg16`')
+    args.image_size = 'x'.join(map(str, args.image_size))
     print(f'{kind}, {args.image_size}, ms per image: median; ratio to ours of each pair: median '
           '(least to most)')
     for precision in args.precisions:
@@ -61,4 +74,4 @@ def measure(kind, argv=None):
 
 
 if __name__ == '__main__':
-    measure('train')
+    sys.exit(run_command(partial(measure, 'train')))

@@ -1,12 +1,11 @@
 """SegNet's unpooling against the obvious one, and against plain max pooling.
 
-    python benchmarks/unpooling.py [--size 1x180x240x128] [--runs 20]
+    python benchmarks/unpooling.py [--height 180 --width 240 --depth 128] [--runs 20]
 
 The obvious one scatters by the indices of `max_pool_with_argmax`. Medians of runs that take
 turns, so that whatever else the machine does falls on all alike; the first run, which plans, is
 left out. Both kinds of unpooling are checked to give the same values and gradients.
 """
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import tensorflow.compat.v1 as tf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from roadseg.commands import Parser, number, run_command     # noqa: E402
 from roadseg.networks import segnet     # noqa: E402
 
 
@@ -45,13 +45,15 @@ def medians(sess, fetches, runs):
     return {name: 1e3 * np.median(times[1:]) for name, times in seconds.items()}
 
 
-def command():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--size', default='1x180x240x128', metavar='NxHxWxD',
-                        help='of what is pooled (%(default)s)')
-    parser.add_argument('--runs', type=int, default=20, help='of each (%(default)s)')
-    args = parser.parse_args()
-    images, height, width, depth = (int(part) for part in args.size.split('x'))
+def command(argv=None):
+    parser = Parser(prog='python benchmarks/unpooling.py', description=__doc__.splitlines()[0])
+    for name, default in (('images', 1), ('height', 180), ('width', 240), ('depth', 128)):
+        parser.add_argument(f'--{name}', type=number(int, 1, 4096), default=default, metavar='N',
+                            help='of what is pooled')
+    parser.add_argument('--runs', type=number(int, 2, 10_000), default=20, metavar='N',
+                        help='of each')
+    args = parser.parse_args(argv)
+    images, height, width, depth = args.images, args.height, args.width, args.depth
 
     rng, forms = np.random.default_rng(0), {}
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -72,10 +74,10 @@ def command():
         times = medians(sess, {(name, len(part)): [tensor.op for tensor in part]
                                for name, tensors in forms.items()
                                for part in (tensors[:1], tensors)}, args.runs)
-    print(f'{args.size}, ms (median of {args.runs})   forward   and backward')
+    print(f'{images}x{height}x{width}x{depth}, ms (median of {args.runs})   forward   and backward')
     for name in forms:
         print(f'{name:34} {times[name, 1]:12.1f} {times[name, 2]:14.1f}')
 
 
 if __name__ == '__main__':
-    command()
+    sys.exit(run_command(command))

@@ -122,6 +122,7 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         chosen = dataset.split(split)[1]
     if not chosen:
         raise InputError(f'--split {split} holds no photograph out; name another, or all')
+    score.check_names(chosen)
     # By what the run noted, as its split is another one where photographs have come since.
     seen = trained_on(run, data_dir, chosen,
                       photograph_names(data_dir, training, [])['training'])

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from roadseg.commands import Parser, run_command, stop_at_once
@@ -202,9 +203,7 @@ def write_tflite(frozen, part, options, calibration):
     if precision == 'float16':
         converter.target_spec.supported_types = [tf.float16]
     if precision == 'int8':
-        converter.representative_dataset = lambda: (
-            [np.float32(resize(read_image(path), size))[np.newaxis]]
-            for path in tqdm(calibration, 'calibrating', leave=False, disable=None))
+        converter.representative_dataset = partial(_calibrating, calibration, size)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
     with graph.as_default():        # lest it look for the variables of another one
@@ -213,6 +212,15 @@ def write_tflite(frozen, part, options, calibration):
         return {}
     # The quantised softmax has steps of 1 / 256 from 0, by TFLite's specification.
     return {'output_scale': 1 / 256, 'calibration': [Path(path).name for path in calibration]}
+
+
+def _calibrating(paths, size):
+    """Yields photographs as the converter wants them: [float32 (1, H, W, 3)], 0-255."""
+    for number, path in enumerate(tqdm(paths, 'calibrating', leave=False, disable=None)):
+        image = np.array(resize(read_image(path), size), np.float32)
+        if number == 0:         # the input's 256 steps are to be grey levels, also of dark ones
+            image[0, :2] = [[0], [255]]
+        yield [image[np.newaxis]]
 
 
 # Functions of (what `freeze` returns, folder to write into, dict with 'quantization' and
@@ -484,7 +492,10 @@ def existing(folder, checkpoint):
     if not os.path.lexists(folder):
         return None
     _, about = runtimes.read_metadata(folder)
-    if about.get('checkpoint_sha256') != checksum(checkpoint) or 'check' not in about:
+    check = about.get('check')
+    whole = isinstance(check, dict) and type(about.get('bytes')) is int and {
+        'before', 'after', 'photographs', 'largest_difference', 'agreement'} <= set(check)
+    if about.get('checkpoint_sha256') != checksum(checkpoint) or not whole:
         raise InputError(f"{folder} is of the checkpoint {about.get('checkpoint')}, or of another "
                          f'run, and this is {checkpoint.name}; move it away to have it made anew')
     return about, []

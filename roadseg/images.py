@@ -120,6 +120,9 @@ def _problem(image):
     if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
         return (f'it is an animated or multi-page {image.format} of {image.n_frames} pictures; '
                 'save the one that is meant')
+    if image.format == 'TIFF' and image.mode.startswith('I;16') and image.tag_v2.get(258) not in (
+            None, (16,)):       # bits of a value
+        return f'its values have {image.tag_v2[258][0]} bits; save it with 8 or 16'
     if image.mode == 'F' or (image.mode == 'I' and image.format not in ('PPM', 'PNG')):
         kind = 'floating point' if image.mode == 'F' else '32-bit'
         return f'it has {kind} values, whose white is unknown; save it with 8 or 16 bits'

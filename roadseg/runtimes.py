@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from roadseg.errors import InputError
-from roadseg.files import describe_os_error, read_json
+from roadseg.files import check_file, describe_os_error, read_json
 
 FORMAT_VERSION = 1          # of export.json
 METADATA = 'export.json'
@@ -98,8 +98,11 @@ def read_metadata(path):
                     for name, right, expected in (
         ('format', str(metadata.get('format')) in RUNTIMES, 'one of ' + ', '.join(RUNTIMES)),
         ('image_size', isinstance(size, list) and len(size) == 2
-         and all(type(side) is int and side > 0 for side in size), '[height, width]'),
-        ('fixed_size', isinstance(metadata.get('fixed_size'), bool), 'true or false'),
+         and all(type(side) is int and 16 <= side <= 16384 for side in size),
+         '[height, width], each from 16 to 16384'),
+        ('fixed_size', isinstance(metadata.get('fixed_size'), bool)
+         and (metadata['fixed_size'] or metadata.get('format') != 'tflite'),
+         'true of tflite; true or false'),
         ('file', isinstance(metadata.get('file'), str)
          and Path(metadata['file']).name in (metadata['file'], ''), 'the name of the model'),
         ('files', isinstance(metadata.get('files'), dict) and bool(metadata['files']),
@@ -111,6 +114,7 @@ def read_metadata(path):
     if problem:
         raise InputError(f'{folder / METADATA} is damaged: {problem}; export the run again')
     for name, checksum in metadata['files'].items():
+        check_file(folder / name, 'export the run again')
         try:
             found = file_checksum(folder / name)
         except (OSError, ValueError) as error:

@@ -183,3 +183,19 @@ def test_distort_depends_on_its_generator_alone(options):
     assert sequence(3) == sequence(3)
     assert sequence(3) != sequence(4)
     assert len({image for image, _ in sequence(3)}) > 1
+
+
+def test_what_is_seen_outside_is_added_where_it_is_seen(monkeypatch):
+    """On all sides, it would take gigabytes of a narrow photograph."""
+    image, classes = np.zeros((1, 60_000, 3), np.uint8), np.zeros((1, 60_000), np.uint8)
+    sizes, expand = [], augment.ImageOps.expand
+
+    def noting(picture, *arguments):
+        expanded = expand(picture, *arguments)
+        sizes.append(expanded.size)
+        return expanded
+
+    monkeypatch.setattr(augment.ImageOps, 'expand', noting)
+    for seed in range(9):
+        augment.random_scale(np.random.default_rng(seed), image, classes, 0.3, (8, 16))
+    assert len(sizes) > 4 and max(height for _, height in sizes) <= 3

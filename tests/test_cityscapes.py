@@ -162,3 +162,11 @@ def test_missing_frames_are_an_error_or_a_warning(data, capsys):
 def test_frames_without_labels_may_be_missing(data):
     image_of(data, 'test', 'berlin_000000_000019').unlink()
     assert cityscapes.load(data).tests == []
+
+
+def test_two_photographs_of_one_name_are_refused(tmp_path):
+    for city in ('a', 'b'):
+        (tmp_path / city).mkdir()
+        (tmp_path / city / '000001_leftImg8bit.png').touch()
+    with pytest.raises(InputError, match='a/000001.* and .*b/000001.* have the same name'):
+        cityscapes._pictures(tmp_path, '_leftImg8bit')

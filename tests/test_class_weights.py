@@ -30,18 +30,14 @@ def test_pixels_that_are_not_evaluated_do_not_count():
     np.testing.assert_allclose(weights_of([label], 2), [1, 1])
 
 
-def test_a_class_that_never_occurs_gets_0_and_is_named(capsys):
+def test_a_class_that_never_occurs_gets_0():
     label = np.array([[0, 0, 0, 2]], np.uint8)
     weights = weights_of([label], 4)
     np.testing.assert_allclose(weights, [.5 / .75, 0, .5 / .25, 0], rtol=1e-6)
-    shown = capsys.readouterr().err
-    assert shown.startswith('warning: ') and shown.count('\n') == 1
-    assert 'of the class road, car;' in shown
 
 
-def test_one_value_everywhere(capsys):
+def test_one_value_everywhere():
     np.testing.assert_allclose(weights_of([np.ones((2, 3), np.uint8)], 2), [0, 1])
-    assert 'class ground;' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('arrays', [[], [np.full((2, 3), 255, np.uint8)]])

@@ -19,7 +19,7 @@ import tiny
 from roadseg import export, runtimes
 from roadseg.commands import run_command
 from roadseg.errors import InputError
-from roadseg.images import read_image, resize
+from roadseg.images import read_image, resize, write_image
 from roadseg.inference_graph import inference_graph, phases
 
 RNG = np.random.default_rng(11)
@@ -175,7 +175,6 @@ def test_a_savedmodel_is_served_in_a_process_without_this_project(run, tmp_path)
 def test_onnx_runs_by_the_ten_lines_of_the_documentation(run, tmp_path):
     pytest.importorskip('tf2onnx', reason='requirements-export.txt is not installed')
     pytest.importorskip('onnxruntime', reason='requirements-export.txt is not installed')
-    from roadseg.images import read_image, write_image
     out, picture = tmp_path / 'onnx', tmp_path / 'photo.png'
     assert call(run, '--format', 'onnx', '--out', out) == 0
     write_image(picture, RNG.integers(0, 256, (80, 144, 3), np.uint8))
@@ -193,6 +192,15 @@ def test_onnx_runs_by_the_ten_lines_of_the_documentation(run, tmp_path):
         images = RNG.integers(0, 256, (2, 33, 50, 3), np.uint8)
         expected = softmax(trained.network.run(images[1]), axis=-1)
         assert opened.run(images)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_calibration_spans_all_grey_levels_also_of_dark_photographs(tmp_path):
+    """Otherwise the input's 256 steps would end at the brightest pixel, and 255 mean that."""
+    for name in 'ab':
+        write_image(tmp_path / f'{name}.png', RNG.integers(20, 99, (9, 11, 3), np.uint8))
+    first, second = (image for image, in export._calibrating(sorted(tmp_path.iterdir()), (4, 5)))
+    assert first.shape == (1, 4, 5, 3) and first.dtype == np.float32
+    assert (first.min(), first.max()) == (0, 255) and 20 <= second.min() < second.max() < 99
 
 
 @pytest.mark.parametrize('precision', ['none', 'float16', 'dynamic', 'int8'])

@@ -116,6 +116,17 @@ def test_16_bits_of_grey_are_scaled_and_not_clipped(tmp_path, write, name):
     np.testing.assert_array_equal(image, np.repeat(np.array(EXPECTED)[..., np.newaxis], 3, 2))
 
 
+def test_12_bits_of_grey_are_refused(tmp_path):
+    """Pillow does not scale them: white would be nearly black."""
+    entries = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, 12), (259, 3, 1, 1), (262, 3, 1, 1),
+               (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, 1, 3)]
+    content = b'II*\0' + struct.pack('<LH', 8, len(entries))
+    content += b''.join(struct.pack('<HHLL', *entry) for entry in entries) + bytes(4)
+    (tmp_path / 'a.tif').write_bytes(content.ljust(200, b'\0') + 3 * b'\xff')
+    with pytest.raises(InputError, match='a.tif cannot be used: its values have 12 bits; save it'):
+        read_image(tmp_path / 'a.tif')
+
+
 def png_chunk(kind, content):
     return (struct.pack('>L', len(content)) + kind + content
             + struct.pack('>L', zlib.crc32(kind + content)))

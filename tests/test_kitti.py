@@ -1,4 +1,5 @@
 """KITTI Road: fetching it, pairing its files, reading its labels, and what is told of a folder."""
+import os
 import zipfile
 from pathlib import Path
 
@@ -306,3 +307,12 @@ def test_photographs_that_are_no_pngs_are_told_with_the_way_on(tmp_path, capsys,
 def test_other_numbers_of_classes_are_refused_before_anything_is_downloaded(tmp_path, offline):
     with pytest.raises(InputError, match='--classes 3: KITTI Road has 2'):
         catalogue.load('kitti', tmp_path, 3)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    for place, name in (('image_2', b'um_\xff_000001.png'), ('gt_image_2', b'um_road_\xff_000001.png')):
+        folder = tmp_path / 'data_road/training' / place
+        folder.mkdir(parents=True)
+        (folder / os.fsdecode(name)).touch()
+    with pytest.raises(InputError, match=r'udcff.* has a line break, or what is no text, in its'):
+        kitti.describe(tmp_path / 'data_road', 'kitti', 'KITTI Road')

@@ -201,3 +201,15 @@ def test_what_does_not_pair_up_is_counted(tmp_path, images, masks, message):
                for name, stems in (('images', images), ('masks', masks))]
     with pytest.raises(InputError, match=message):
         labels.pair(*map(labels.pictures, folders), *folders)
+
+
+@pytest.mark.parametrize('mode, colour', [('RGBA', (0, 0, 0)), ('LA', (7,))])
+def test_shapes_in_the_transparency_are_refused(tmp_path, mode, colour):
+    """They would all be of one class."""
+    values = np.zeros((4, 6, len(colour) + 1), np.uint8) + np.uint8([*colour, 255])
+    Image.fromarray(values, mode).save(tmp_path / 'plain.png')
+    assert (labels.read_numbers(tmp_path / 'plain.png') == colour[0]).all()
+    values[1, 2, -1] = 0
+    Image.fromarray(values, mode).save(tmp_path / 'mask.png')
+    with pytest.raises(InputError, match='mask.png has but one colour, and shapes in its transp'):
+        labels.read_numbers(tmp_path / 'mask.png')

@@ -241,3 +241,8 @@ def test_an_export_of_one_size_pads_and_does_not_squeeze(shape, fitted):
     assert road.shape == shape
     assert road[0].mean() == pytest.approx(picture[0].mean() / 255, abs=0.02)
     assert closed == [1]
+
+
+def test_a_checkpoint_is_the_last_or_the_best(run):
+    with pytest.raises(InputError, match="^there is no checkpoint 'Best'; name last or best"):
+        roadseg.load(run, checkpoint='Best')

@@ -325,6 +325,7 @@ def test_a_run_whose_encoder_has_gone_says_so_at_once(tmp_path):
     ('flip', 1), ('flip', 'no'), ('flip', None), ('flip_test', []), ('dataset', 'kiti'),
     ('dataset', None), ('dataset', 3), ('dataset', ['kitti']), ('model', 'unet'),
     ('precision', 'float8'), ('data_dir', 5), ('data_dir', None), ('data_dir', ['data']),
+    ('data_dir', 'a\0b'),
     ('split', 5), ('split', ['val3']), ('split', 'val4'), ('split', 'kfold:²:1'), ('seed', -1),
     ('schedule', []), ('classes', 1), ('encoder', 7), ('encoder', ['a']), ('own_data', 'yes'),
     ('own_data', None), ('demo', 'yes'), ('score_channels', 10**9), ('clip_norm', 0)])

@@ -346,6 +346,9 @@ def test_nothing_is_left_beside_the_page(full):
     ('evaluation.json', '{"groups": {"um": 1}}', '"groups" should be'),
     ('evaluation.json', '{"detail": {"confusion": [[1, 2], [3]]}}', '"detail" should be'),
     ('evaluation.json', '{"detail": {"precision": [1.0], "recall": []}}', '"detail" should be'),
+    ('evaluation.json', '{"detail": {"precision": [1e308], "recall": [1]}}', '"detail" should be'),
+    ('evaluation.json', '{"interval": [1]}', '"interval" should be'),
+    ('evaluation.json', '{"interval": ["a", 2]}', '"interval" should be'),
 ])
 def test_a_bad_file_is_one_line_and_leaves_the_page_as_it_was(bare, file, content, complaint):
     (bare / file).unlink(missing_ok=True)

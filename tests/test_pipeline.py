@@ -17,6 +17,7 @@ from roadseg.training import augment, pipeline
 from roadseg.training.pipeline import Cache, gen_batch_function, read_ahead, read_pair
 
 COUNT, SIZE, SHAPE = 7, (24, 40), (9, 14)
+CLASSES = ('sky', 'road', 'car')
 
 
 def read_label(path):
@@ -334,12 +335,14 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
     bad.write_bytes(image.read_bytes()[:-500])
 
     def check(training=pairs[:5], validation=pairs[5:], tests=(image,), workers=1, ignored=0):
-        return pipeline.check(SimpleNamespace(read_label=read_label, tests=list(tests)), training,
-                              validation, 5, workers, ignored)
+        dataset = SimpleNamespace(read_label=read_label, tests=list(tests), classes=CLASSES)
+        return pipeline.check(dataset, training, validation, 5, workers, ignored)
 
     assert check() == check(ignored=SIZE[0] - 1) == 5 * [SIZE]
-    with pytest.raises(InputError, match=f'-last-rows 99 leaves nothing .* with {SIZE[0]} rows'):
+    with pytest.raises(InputError, match='5 labels to train on is .* labels, or --ignore-last'):
         check(ignored=99)
+    with pytest.raises(InputError, match='x.png is too long for those of its pictures: .* 239 b'):
+        check(validation=[(tmp_path / f"{240 * 'x'}.png", label)])
     for spoilt in ((bad, label), (image, bad)):
         for options in ({'training': [*pairs[:5], spoilt]}, {'validation': [*pairs[5:], spoilt]}):
             with pytest.raises(InputError, match='bad.png'):
@@ -373,10 +376,21 @@ def test_own_photographs_are_seen_in_training_as_in_prediction(wanted, shapes, s
         assert seen_size(shapes[-1], size) == size
 
 
+def test_a_class_that_no_label_has_is_named(pairs, tmp_path, capsys):
+    Image.new('L', SIZE[::-1], 2).save(tmp_path / 'two.png')
+    labels = [(image, tmp_path / 'two.png') for image, _ in pairs]
+    dataset = SimpleNamespace(read_label=lambda path: np.array(Image.open(path)), tests=[],
+                              classes=('sky', 'pole', 'road', 'car'))
+    pipeline.check(dataset, labels, [], 1)
+    assert capsys.readouterr().err == (
+        'warning: no pixel to train on is of the class sky, pole, car, which will not be learned\n')
+
+
 def test_last_rows_are_not_learned_from():
     label = np.arange(12, dtype=np.uint8).reshape(4, 3)
     read = pipeline.ignoring_last_rows(lambda path: label, 3)
     assert read('x').tolist() == [[0, 1, 2]] + 3 * [3 * [IGNORED]] and label[3, 2] == 11
+    assert (pipeline.ignoring_last_rows(lambda path: label, 5)('x') == IGNORED).all()
     assert pipeline.ignoring_last_rows(read, 0) is read
 
 
@@ -389,6 +403,6 @@ def test_the_first_bad_photograph_ends_the_search(pairs, tmp_path):
         return read_label(path)
 
     with pytest.raises(InputError, match='nothing.png'):
-        pipeline.check(SimpleNamespace(read_label=noting, tests=[]),
+        pipeline.check(SimpleNamespace(read_label=noting, tests=[], classes=CLASSES),
                        [(tmp_path / 'nothing.png', pairs[0][1])] + 200 * pairs, [], 1)
     assert len(read) < 100

@@ -1,5 +1,6 @@
 """Exports that are opened: by every runtime that is here, and damaged ones by none."""
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def test_without_metadata(copy, tmp_path):
 @pytest.mark.parametrize('changes, message', [
     ({'format_version': 2}, 'is of version 2, and this program reads version 1'),
     ({'format_version': None}, 'is of version None'), ({'format': 'coreml'}, "'format' is coreml"),
+    ({'image_size': [10**9, 10**9]}, 'image_size'), ({'fixed_size': False}, "'fixed_size' is False"),
     ({'image_size': [32]}, r"'image_size' is \[32\]"), ({'image_size': [0, 96]}, 'image_size'),
     ({'fixed_size': 1}, "'fixed_size' is 1"), ({'file': 7}, "'file' is 7"),
     ({'format': ['tflite']}, "'format' is"), ({'input': 7}, "'input' is 7"),
@@ -169,6 +171,14 @@ def test_another_number_of_classes_than_the_model_has(folders, tmp_path):
     with runtimes.open_export(copy) as opened, \
             pytest.raises(InputError, match='names 3 classes, and the model has 2'):
         opened.run(np.zeros((1, *about['image_size'], 3), np.uint8))
+
+
+def test_a_pipe_in_the_place_of_the_model(copy):
+    """Reading it would wait for ever."""
+    (copy / 'model.tflite').unlink()
+    os.mkfifo(copy / 'model.tflite')
+    with pytest.raises(InputError, match='model.tflite: it is a pipe'):
+        runtimes.open_export(copy)
 
 
 def test_a_file_that_is_not_as_it_was_written(copy):

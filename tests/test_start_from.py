@@ -181,6 +181,12 @@ def test_photographs_of_a_data_set_are_told_wherever_they_lie(tmp_path):
     assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, 'there', 'camvid')
 
 
+def test_a_run_that_has_not_noted_its_photographs_is_told(tmp_path, capsys):
+    run = save_run(tmp_path / 'run', split='val3')
+    assert 'in common' in refused(run, [('data/um_1.png', None)])
+    assert f'warning: {run} has not noted what it was trained on' in capsys.readouterr().err
+
+
 def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):
     """A network that was trained on them, then on another data set, and by a teacher."""
     first, second, third = (save_run(tmp_path / name, split='none', dataset=dataset)

@@ -107,6 +107,7 @@ def test_workers_that_cannot_all_be_started_are_ended(monkeypatch):
     ({'TF_CONFIG': '{'}, 'malformed'), ({'TF_CONFIG': '[]'}, 'malformed'),
     ({'TF_CONFIG': '{"cluster": {}}'}, 'malformed'), ({'TF_CONFIG': '3'}, 'malformed'),
     ({'TF_CONFIG': '[' * 100_000}, 'malformed'),
+    (config(['a..b:1', 'c:2']), 'a..b:1'), (config([64 * 'a' + ':1', 'c:2']), 'host:port'),
     (config(kind='ps'), 'a ps'), (config(index=2), '0 to 1'), (config(index=-1), '0 to 1'),
     (config(index='0'), '0 to 1'), (config(index=True), '0 to 1'),
     (config(['a:1', 'a:1']), 'host:port'), (config(['a', 'b:2']), 'host:port'),
@@ -216,7 +217,7 @@ def data(tmp_path_factory):
 
 
 def options(data, runs, *more):
-    """Without dropout and augmentation, which differ by worker; 12 photographs."""
+    """Without dropout, which differs by worker, and augmentation; 12 photographs."""
     return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--epochs',
             '2', '--keep-prob', '1', '--no-flip', '--scale', '0', '--colour', '0', '--warmup', '2',
             '--learning-rate', '1e-3', '--precision', 'float32', *more]

@@ -175,10 +175,19 @@ def _pairs(folder, part):
 
 
 def _pictures(folder, suffix):
-    """The pictures of all cities by name, without suffix: dict to paths."""
+    """The pictures of all cities by name, without suffix: dict to paths.
+
+    Raises:
+        InputError: two have the same name, or see `labels.pictures`.
+    """
     try:
         cities = sorted(path for path in folder.iterdir() if path.is_dir())
     except OSError:         # one that is not there has none
         cities = []
-    return {name: path for city in cities
-            for name, path in labels.pictures(city, suffix=suffix).items()}
+    found = {}
+    for city in cities:
+        for name, path in labels.pictures(city, suffix=suffix).items():
+            if name in found:
+                raise InputError(f'{found[name]} and {path} have the same name; rename one')
+            found[name] = path
+    return found

@@ -197,6 +197,9 @@ def _decode(path):
         if file.read(25)[24] == 16:     # of which Pillow keeps the upper 8 bits: 0
             raise InputError(f'{path} has 16 bits in each of several channels; {_NUMBERS}, of one '
                              'channel')
+    lowest, highest = zip(*image.getextrema())
+    if image.mode != 'RGB' and lowest[:-1] == highest[:-1] and lowest[-1] < highest[-1]:
+        raise InputError(f'{path} has but one colour, and shapes in its transparency; {_NUMBERS}')
     return np.array(image.convert('RGB'))
 
 

@@ -476,6 +476,9 @@ def draw_new_kernels(sess, seed):
     try:
         feed = {sess.graph.get_tensor_by_name('seed:0'): seed}
     except KeyError:
+        if any(operation.type == 'RandomUniform' for operation in sess.graph.get_operations()):
+            print('warning: this frozen graph draws its dropout by itself, which neither --seed '
+                  'nor --resume repeats', file=sys.stderr)
         return {}
     names = {name.decode() for name in tf.get_collection(NEW_KERNELS)}
     sess.run([variable.initializer for variable in tf.global_variables()

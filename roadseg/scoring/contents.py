@@ -229,6 +229,7 @@ def _is_detail(detail, num_classes):
     curves = [detail.get(key, []) for key in ('precision', 'recall')]
     rows = detail.get('confusion', [])
     if not (all(map(_are_counts, curves)) and len(curves[0]) == len(curves[1])
+            and all(value <= 100 for curve in curves for value in curve)
             and isinstance(rows, list) and all(map(_are_counts, rows))):
         return False
     return not rows or [len(row) for row in rows] == [num_classes] * num_classes

@@ -3,6 +3,7 @@
 What is counted, and which scores follow, comes from the data set's description.
 """
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,22 @@ from roadseg.threads import prepared_ahead, processors
 FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
 PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road
 KINDS = ('input', 'truth', 'overlay', 'probability')    # of the pictures of a photograph
+
+
+def check_names(pairs):
+    """Checks that the pictures of photographs can be named after them, before minutes of work.
+
+    Args:
+        pairs: list of (image, label) paths.
+
+    Raises:
+        InputError: a name is too long.
+    """
+    for image, _ in pairs:
+        most = 255 - max(len(f'_{kind}.jpg') for kind in KINDS)     # bytes, of file systems
+        if len(os.fsencode(image.stem)) > most:
+            raise InputError(f'the name of {image} is too long for those of its pictures: shorten '
+                             f'it to {most} bytes without its ending')
 
 
 def score(network, dataset, samples, pictures=None, calibrations=None, also=None):

@@ -34,12 +34,15 @@ def random_scale(rng, image, classes, strength, image_shape):
     seen_width, seen_height = width / scale, height / scale * np.exp(rng.uniform(-0.1, 0.1))
     left = (width - seen_width) * rng.random()
     top = height - seen_height
-    border = max(0, math.ceil(max(seen_width - width, seen_height - height)))
-    box = (border + left, border + top, border + left + seen_width, border + top + seen_height)
+    # What is seen outside of the photograph, on its left, at its top and on its right
+    border = tuple(max(0, math.ceil(beyond))
+                   for beyond in (-left, -top, left + seen_width - width)) + (0,)
+    left, top = left + border[0], top + border[1]
+    box = (left, top, left + seen_width, top + seen_height)
 
     def seen(array, outside, resample):
         picture = Image.fromarray(array)
-        if border:
+        if any(border):
             picture = ImageOps.expand(picture, border, outside)
         return np.asarray(picture.resize(image_shape[::-1], resample, box))
 

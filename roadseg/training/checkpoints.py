@@ -92,8 +92,10 @@ def candidates(run, which):
             that one.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or `which` is something else.
     """
+    if which not in ('last', 'best'):
+        raise InputError(f"there is no checkpoint '{which}'; name last or best")
     paths = saved(run)
     if which == 'best':
         best = best_step(run)
@@ -445,8 +447,11 @@ def _read_progress(path, run_id):
         _Damaged: see the message.
     """
     try:
+        special = [inside.name for inside in path.iterdir() if not inside.is_file()]
+        if special:             # reading a pipe would wait
+            raise _Damaged(f'{special[0]} is no file')
         content = read_json(path / 'progress.json')
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise _Damaged(error) from error
     checksum = content.pop('checksum', None)
     if checksum is not None or run_id is not None:

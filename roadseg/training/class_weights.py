@@ -1,5 +1,4 @@
 """Weights of the classes in the loss, so that rare ones are not given up. NumPy only."""
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,22 +25,21 @@ def find(kind, pairs, dataset):
     with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
         counts = pool.map(lambda pair: _count(dataset.read_label(pair[1]), len(dataset.classes)),
                           pairs)
-        return median_frequency_weights(counts, dataset.classes)
+        return median_frequency_weights(counts, len(dataset.classes))
 
 
-def median_frequency_weights(counts, names):
+def median_frequency_weights(counts, num_classes):
     """Median frequency balancing: the median of the classes' frequencies over each one's own.
 
     A class's frequency is the number of its pixels divided by that of all evaluated pixels of the
-    photographs in which it occurs. A class that does not occur has none; its weight is 0, and a
-    warning names it.
+    photographs in which it occurs. A class that does not occur has none, and the weight 0.
 
     Source: Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels", ICCV 2015,
     section 6.3.2; used by Badrinarayanan, Kendall and Cipolla, "SegNet", PAMI 2017.
 
     Args:
         counts: iterable of int64 ndarrays (C,), the evaluated pixels of each photograph by class.
-        names: of the C classes.
+        num_classes: C.
 
     Returns:
         float32 ndarray (C,).
@@ -49,7 +47,7 @@ def median_frequency_weights(counts, names):
     Raises:
         InputError: no pixel is evaluated.
     """
-    pixels, of_photographs = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    pixels, of_photographs = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     for count in counts:
         pixels += count
         of_photographs[count > 0] += count.sum()
@@ -57,12 +55,8 @@ def median_frequency_weights(counts, names):
         raise InputError('no pixel of the labels to train on is evaluated, so there is nothing to '
                          'learn; check the labels')
     occurs = pixels > 0
-    if not occurs.all():
-        absent = ', '.join(name for name, found in zip(names, occurs) if not found)
-        print(f'warning: no pixel to train on is of the class {absent}; its weight is 0, and it '
-              'will not be learned', file=sys.stderr)
     frequencies = pixels[occurs] / of_photographs[occurs]
-    weights = np.zeros(len(names), np.float32)
+    weights = np.zeros(num_classes, np.float32)
     weights[occurs] = np.median(frequencies) / frequencies
     return weights
 

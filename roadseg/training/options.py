@@ -362,7 +362,7 @@ def _checked(action, value, folder):
             right = isinstance(found, (list, tuple)) or not several
         except (argparse.ArgumentTypeError, ValueError):
             right = False
-    if not right:
+    if not right or '\0' in str(found):        # which no path may hold
         raise _wrong(folder, action.dest, value)
     return found
 

@@ -10,6 +10,7 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.images import check_image, read_image, seen_size
+from roadseg.scoring.score import check_names
 from roadseg.threads import prepared_ahead, processors
 from roadseg.training.augment import GREY, distort
 
@@ -51,37 +52,44 @@ def check(dataset, training, validation, batch_size, workers=1, ignored_rows=0):
         List of (H, W) of the photographs to train on.
 
     Raises:
-        InputError: an unreadable photograph or label, none whose pixels are evaluated, one whose
-            rows are all to be ignored, or a batch size that is not between 1 and a worker's share
-            of the photographs to train on.
+        InputError: an unreadable photograph or label, none whose pixels are evaluated, a name too
+            long for its pictures, or a batch size that is not between 1 and a worker's share of
+            the photographs to train on.
     """
     if not 1 <= batch_size <= len(training) // workers:
         of_each = f' of each of {workers} workers' if workers > 1 else ''
         raise InputError(f'--batch-size {batch_size}{of_each} is not between 1 and the '
                          f'{len(training) // workers} photographs to train on')
 
-    def look_at(files):
-        if isinstance(files, tuple):
-            classes = read_pair(files, dataset.read_label)[1]
-            return (classes != IGNORED).any(), classes.shape
-        return check_image(files)
+    check_names(validation)
+    learned = ignoring_last_rows(dataset.read_label, ignored_rows)
 
-    files, threads = [*training, *validation, *dataset.tests], processors()
+    def look_at(job):
+        files, read_label = job
+        if read_label is None:
+            return check_image(files)
+        classes = read_pair(files, read_label)[1]
+        return np.bincount(classes.ravel(), minlength=256)[:IGNORED] > 0, classes.shape
+
+    files = [*((pair, learned) for pair in training),
+             *((pair, dataset.read_label) for pair in validation),
+             *((image, None) for image in dataset.tests)]
+    threads = processors()
     # in threads, as Pillow lets go of the interpreter's lock
     looks = list(tqdm(prepared_ahead(look_at, files, threads, ahead=4 * threads),
                       'checking photographs', len(files), leave=False, disable=None))
     first = len(training)
     for use, seen in (('train on', looks[:first]),
                       ('validate on', looks[first:first + len(validation)])):
-        if seen and not any(evaluated for evaluated, _ in seen):
+        if seen and not any(present.any() for present, _ in seen):
             raise InputError(f'no pixel of the {len(seen)} labels to {use} is evaluated; '
-                             'check the labels')
-    sizes = [shape for _, shape in looks[:first]]
-    height = min(height for height, _ in sizes)
-    if ignored_rows >= height:
-        raise InputError(f'--ignore-last-rows {ignored_rows} leaves nothing of a photograph with '
-                         f'{height} rows; choose fewer')
-    return sizes
+                             'check the labels' + ', or --ignore-last-rows' * (ignored_rows > 0))
+    present = np.any([present for present, _ in looks[:first]], axis=0)
+    absent = [name for name, found in zip(dataset.classes, present) if not found]
+    if absent:
+        print(f"warning: no pixel to train on is of the class {', '.join(absent)}, which will not "
+              'be learned', file=sys.stderr)
+    return [shape for _, shape in looks[:first]]
 
 
 def training_size(wanted, shapes):
@@ -116,7 +124,7 @@ def ignoring_last_rows(read_label, rows):
     """
     def read(path):
         classes = read_label(path).copy()
-        classes[len(classes) - rows:] = IGNORED
+        classes[max(len(classes) - rows, 0):] = IGNORED
         return classes
 
     return read if rows else read_label
@@ -208,7 +216,7 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
 
     def prepare(epoch_and_index):
         epoch, index = epoch_and_index
-        rng = np.random.default_rng([seed, epoch, index])
+        rng = np.random.default_rng([seed, epoch, 1 + index])   # with 0, it would be the order's
         return augment(rng, *cache.read(pairs[index], read_label), image_shape)
 
     def get_batches_fn(batch_size, first=0):

@@ -10,7 +10,8 @@ from roadseg.files import read_json
 from roadseg.inference import averaged_weights
 from roadseg.networks.vgg16 import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
-from roadseg.training.run_folder import Progress, checksum, read_options, read_run, trained_on
+from roadseg.training.run_folder import (Progress, checksum, read_options, read_photographs,
+                                         read_run, trained_on)
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
@@ -149,6 +150,9 @@ def check_unseen(run, option, options, held_out):
     for known in _lineage(Path(run)):
         if read_options(known).get('dataset', 'kitti') != options.dataset:
             continue
+        if held_out and 'training' not in read_photographs(known):
+            print(f'warning: {known} has not noted what it was trained on; nobody can tell '
+                  'whether it has seen photographs which are held out now', file=sys.stderr)
         seen = trained_on(known, options.data_dir, held_out)
         if seen:
             subject = run if known == Path(run) else f'{run} has learned from {known}, which'

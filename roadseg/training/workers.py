@@ -424,4 +424,8 @@ def join(environ=os.environ):
 
 def _is_address(text):
     host, _, port = text.rpartition(':')
+    try:
+        host.encode('idna')
+    except UnicodeError:        # two dots, or what is too long
+        return False
     return bool(host) and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
