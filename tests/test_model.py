@@ -59,7 +59,7 @@ def test_its_weights_are_constants(opened):
 
 
 def test_what_it_says_of_itself(opened):
-    assert opened.classes == ('nothing', 'road') and opened.road == 1
+    assert opened.classes == ('not road', 'road') and opened.road == 1
     assert opened.palette == tiny.PALETTE[:2]
     assert opened.image_size == (32, 96) and opened.name == 'step-000000'
 

@@ -90,7 +90,7 @@ def test_a_picture_and_all_that_is_made_of_it(run, tmp_path, out, capsys):
     assert sum(content['areas'].values()) == pytest.approx(1)
     total = json.loads((out / 'predictions.json').read_text())
     assert total['files'] == [content] and total['failed'] == []
-    assert total['classes'] == ['nothing', 'road']
+    assert total['classes'] == ['not road', 'road']
     assert '1 of 1 files, 1 frames, ' in capsys.readouterr().out
 
 

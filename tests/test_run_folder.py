@@ -348,8 +348,8 @@ def test_run_of_a_version_that_noted_less(world, counts, message):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('{"training": "x"}', 'training: photographs.json has no list of names'),
-    ('{"training": [[]], "validation": null}', 'training: photographs.json has no list'),
+    ('{"training": "x"}', "photographs.json: 'training' is no list of names"),
+    ('{"training": [[]], "validation": null}', "photographs.json: 'training' is no list of names"),
     ('[]', 'photographs.json holds a list')])
 def test_edited_photographs_are_one_line(world, content, message):
     (world.run / 'photographs.json').write_text(content)

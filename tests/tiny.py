@@ -7,7 +7,7 @@ from roadseg.training import averages, checkpoints
 from roadseg.training.options import parse_args
 from roadseg.training.run_folder import Progress
 
-NAMES = ('nothing', 'road', 'sky', 'wall')
+NAMES = ('not road', 'road', 'sky', 'wall')
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (99, 98, 97))
 
 
