@@ -284,8 +284,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         initialize_new(sess)
     progress = progress or Progress()
     bar = tqdm(total=steps_per_epoch and min(steps_per_epoch * epochs, max_steps),
-               initial=progress.step,
-               unit='step', desc='training', dynamic_ncols=True, disable=None)
+               initial=progress.step, unit='step', desc='training', dynamic_ncols=True,
+               disable=None)
     with bar:
         while progress.epoch < epochs and not stopped() and progress.step < max_steps:
             began, images_seen, seconds_before = time.perf_counter(), 0, progress.seconds

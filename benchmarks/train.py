@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from roadseg.commands import Parser, image_size, number, run_command        # noqa: E402
+from roadseg.commands import (Parser, image_size, number, run_command,     # noqa: E402
+                              typed)
 from roadseg.errors import InputError       # noqa: E402
 
 PEER = Path(__file__).with_name('peer.py')
@@ -48,9 +49,9 @@ def measure(kind, argv=None):
                         help='of each cell')
     args = parser.parse_args(argv)
     if not os.path.isdir(args.encoder):
-        raise InputError(f'--encoder {args.encoder} is no folder; write a frozen graph with `python '
-                         '-m roadseg.networks.vgg16`')
-    args.image_size = 'x'.join(map(str, args.image_size))
+        raise InputError(f'--encoder {args.encoder} is no folder; write a frozen graph with '
+                         '`python -m roadseg.networks.vgg16`')
+    args.image_size = typed(args.image_size)
     print(f'{kind}, {args.image_size}, ms per image: median; ratio to ours of each pair: median '
           '(least to most)')
     for precision in args.precisions:

@@ -19,7 +19,8 @@ input to the probabilities, which come as 256 steps, by the ranges that the laye
 photographs of the training.
 
 An export is compared with the run's own checkpoint, in float32, on the photographs held out, or
-those of the training where none were, and is left out where it differs by more than `LIMITS`. --compare measures all of them.
+those of the training where none were, and is left out where it differs by more than `LIMITS`.
+--compare measures all of them.
 
 The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """

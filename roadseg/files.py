@@ -283,7 +283,7 @@ def move_into_place(part, path, durable=True):
 
 
 def _sync(path):
-    """Waits until the disk has a file's content, or, where it can tell, a folder's list of names."""
+    """Waits until the disk has a file's content, or a folder's list of names, if it can tell."""
     is_folder = os.path.isdir(path)
     with suppress(OSError) if is_folder else nullcontext():
         descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)

@@ -9,7 +9,7 @@ chosen otherwise, see `roadseg.training.processor`.
 import os
 import re
 import tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager
 
 from roadseg.driver import has_driver
 
@@ -17,27 +17,33 @@ NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\
                    rb'E\d{4} .*failed call to cuInit')
 
 
-def _import_tensorflow():
-    """Imports TensorFlow with the error stream caught, and passes on what is no noise."""
+@contextmanager
+def _without_noise():
+    """Catches the error stream, where that can be done, and passes on what is no noise."""
     try:
         stderr, caught = os.dup(2), tempfile.TemporaryFile()
     except OSError:                 # no error stream, as in some services; or a full disk
-        stderr, caught = None, nullcontext()
+        yield
+        return
     with caught:
-        if stderr is not None:
-            os.dup2(caught.fileno(), 2)
+        os.dup2(caught.fileno(), 2)
         try:
-            import tensorflow
-            if not has_driver():        # once asked here, it is not asked later, aloud
-                tensorflow.config.set_visible_devices([], 'GPU')
+            yield
         finally:
-            if stderr is not None:
-                os.dup2(stderr, 2)
-                os.close(stderr)
-                caught.seek(0)
-                for line in caught:
-                    if not NOISE.match(line):
-                        os.write(2, line)
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not NOISE.match(line):
+                    os.write(2, line)
+
+
+def _import_tensorflow():
+    """Imports TensorFlow, and sets what it would say aloud otherwise."""
+    with _without_noise():
+        import tensorflow
+        if not has_driver():        # once asked here, it is not asked later, aloud
+            tensorflow.config.set_visible_devices([], 'GPU')
     tensorflow.compat.v1.logging.set_verbosity(tensorflow.compat.v1.logging.ERROR)
 
 

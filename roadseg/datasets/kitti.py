@@ -75,9 +75,7 @@ def describe(folder, name, title, named_splits=None):
     """
     for image in visible(folder / 'training/image_2', '*.png'):
         category(image)
-        if labels.shown(image.name) != image.name:
-            raise InputError(f'{labels.shown(image.name)} in {image.parent} has a line break, or '
-                             'what is no text, in its name; rename it')
+        labels.check_name(image)
     pairs, named_splits = paired_paths(folder / 'training'), named_splits or SPLITS
     return Dataset(
         name=name, title=title, classes=CLASSES, palette=PALETTE, road=1, measures=road,

@@ -42,9 +42,7 @@ def pictures(folder, endings=('.png',), suffix=''):
             continue
         # The same letter may be stored as one character or as two, by the system it came from.
         name = unicodedata.normalize('NFC', path.stem.removesuffix(suffix))
-        if shown(name) != name:
-            raise InputError(f'{shown(path.name)} in {folder} has a line break, or what is no '
-                             'text, in its name; rename it')
+        check_name(path)
         if name in found:
             raise InputError(f'{folder} holds both {found[name].name} and {path.name}; which one '
                              'is meant? Move the other away')
@@ -98,6 +96,13 @@ def contents(folder):
         return f'{folder}: {describe_os_error(error)}'
     first = ', '.join(map(shown, names[:6]))
     return f"{folder} holds {first or 'nothing'}{', ...' if len(names) > 6 else ''}"
+
+
+def check_name(path):
+    """Raises InputError where a file's name has a line break or what is no text."""
+    if shown(path.name) != path.name:
+        raise InputError(f'{shown(path.name)} in {path.parent} has a line break, or what is no '
+                         'text, in its name; rename it')
 
 
 def shown(name):

@@ -6,6 +6,7 @@ for Image Segmentation", PAMI 2017. The encoder is that of the frozen graph, wit
 import tensorflow.compat.v1 as tf
 
 from roadseg.errors import InputError
+from roadseg.training.preflight import forward_operations
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16's stages; the decoder goes through them backwards
 EPSILON = 1e-3                  # added to a variance
@@ -23,15 +24,7 @@ def pool_inputs(last):
     Raises:
         InputError: there are not 5 poolings of 2x2, one after the other.
     """
-    found, waiting, seen = [], [last.op], set()
-    while waiting:                                          # backwards, the nearest first
-        operation = waiting.pop(0)
-        if operation in seen:
-            continue
-        seen.add(operation)
-        if operation.type == 'MaxPool':
-            found.insert(0, operation)
-        waiting += [tensor.op for tensor in operation.inputs]
+    found = [operation for operation in forward_operations(last) if operation.type == 'MaxPool']
     windows = [operation.get_attr('ksize') for operation in found]
     if windows != [[1, 2, 2, 1]] * len(CONVOLUTIONS):
         sizes = ', '.join(f'{rows}x{columns}' for _, rows, columns, _ in windows) or 'none'

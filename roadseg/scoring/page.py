@@ -251,7 +251,8 @@ def _scores_section(run):
     legend = ''.join(f'<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>'
                      for term, meaning in terms)
     return '\n'.join(['<section>', '<h2>Scores</h2>', '<div class="tables">', '<div>',
-                      *tables, _interval(evaluation), _thresholds(evaluation), '</div>', _detail_figure(run), '</div>',
+                      *tables, _interval(evaluation), _thresholds(evaluation), '</div>',
+                      _detail_figure(run), '</div>',
                       '<details><summary>What the numbers say</summary>'
                       f'<dl>{legend}</dl></details>', '</section>'])
 
@@ -326,7 +327,7 @@ def _best_threshold(evaluation, row=None):
 
 
 def _interval(evaluation):
-    """A sentence on how far the choice of photographs moves the score; '' where that is unknown."""
+    """How far the choice of photographs moves the score, in a sentence; '' if unknown."""
     if evaluation['interval'] is None:
         return ''
     low, high = map(shown, evaluation['interval'])
@@ -646,5 +647,5 @@ def _notes_section(run, with_frames):
 {frames}<p>The validation loss is on photographs the network never learned from: when it rises
 while the training loss falls, training has gone on for too long. Compare their courses, not their
 levels: the training loss is taken with dropout, distorted photographs, the weights of that moment
-and, where chosen, class weights; the validation loss without, with averaged weights. “{NOTHING}” is a number that does
-not exist. This page was made from {links}.</p>"""
+and, where chosen, class weights; the validation loss without, with averaged weights.
+“{NOTHING}” is a number that does not exist. This page was made from {links}.</p>"""

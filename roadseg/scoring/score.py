@@ -30,8 +30,8 @@ def check_names(pairs):
     Raises:
         InputError: a name is too long.
     """
+    most = 255 - max(len(f'_{kind}.jpg') for kind in KINDS)     # bytes, of file systems
     for image, _ in pairs:
-        most = 255 - max(len(f'_{kind}.jpg') for kind in KINDS)     # bytes, of file systems
         if len(os.fsencode(image.stem)) > most:
             raise InputError(f'the name of {image} is too long for those of its pictures: shorten '
                              f'it to {most} bytes without its ending')

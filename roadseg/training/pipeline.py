@@ -1,4 +1,4 @@
-"""The batches that a network is trained on. NumPy and Pillow only."""
+"""The batches that a network is trained on. No TensorFlow."""
 import itertools
 import sys
 import threading

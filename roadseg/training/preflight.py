@@ -99,8 +99,9 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
             meets = int(np.prod(size[:3]))     # dilation puts pixels into the batch
             if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
                 meets //= int(np.prod(operation.get_attr('strides')))
-            work += 2 * meets * kernel
-            carried_back += 2 * meets * kernel * (operation in trained)
+            of_layer = 2 * meets * kernel
+            work += of_layer
+            carried_back += of_layer if operation in trained else 0
         elif operation in trained:
             kept += int(np.prod(size))
         largest = max(largest, int(np.prod(size)))

@@ -32,8 +32,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from roadseg.errors import InputError
-from roadseg.files import (check_file, describe_os_error, differ, move_into_place, part_folder, read_json,
-                           write_error, write_json, write_whole)
+from roadseg.files import (check_file, describe_os_error, differ, move_into_place, part_folder,
+                           read_json, write_error, write_json, write_whole)
 
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures

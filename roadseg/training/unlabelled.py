@@ -29,7 +29,6 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import read_json, temporary, write_error, write_json
 from roadseg.images import read_image, write_mask
-from roadseg.model import is_run
 from roadseg.training import pipeline
 from roadseg.training.run_folder import checksum
 from roadseg.training.start_from import NOTES, check_unseen, not_trained_on
@@ -166,12 +165,10 @@ def _photographs(options, training, held_out):
         (list of paths, list of the file names that were left out).
 
     Raises:
-        InputError: the folder is none, belongs to the labelled photographs, or holds no usable
+        InputError: the folder belongs to the labelled photographs, or holds no usable
             photograph; or one is unreadable.
     """
     folder = Path(options.unlabelled)
-    if not folder.is_dir():
-        raise InputError(f'--unlabelled: {folder} is no folder; name one with photographs')
     for place in dict.fromkeys(path.parent for pair in training + held_out for path in pair):
         if folder.resolve().is_relative_to(place.resolve()):
             raise InputError(f"--unlabelled: {folder} lies in {place}, where the data set's "
@@ -322,9 +319,6 @@ def _open_teacher(run, options, dataset, held_out):
         InputError: it is no run with a whole checkpoint, knows other classes, or has learned from
             photographs that are held out now.
     """
-    if not is_run(run):
-        raise InputError(f'--teacher: {run} is no run; name a folder that training has made, such '
-                         'as runs/<date-time>')
     check_unseen(run, '--teacher', options, held_out)
     teacher = roadseg.load(run)
     if teacher.classes != tuple(dataset.classes):
