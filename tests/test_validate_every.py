@@ -1,5 +1,6 @@
 """--validate-every: which epochs are scored, saved and logged."""
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import main
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.datasets import demo
+from roadseg.scoring import score
 from roadseg.training import checkpoints, recorder
 from roadseg.training.run_folder import read_options
 
@@ -44,6 +46,23 @@ def test_other_epochs_are_logged_but_neither_scored_nor_saved(data, tmp_path, mo
     assert checkpoints.best_step(run) == int(rows[best - 1]['step'])
     assert checkpoints.best_step(run) in map(checkpoints.step_of, checkpoints.saved(run))
     assert (run / 'index.html').exists() and (run / 'scores.png').exists()
+
+
+def test_the_last_epoch_is_scored_once_and_a_run_that_was_resumed_at_its_end_anew(
+        data, tmp_path, monkeypatch):
+    scored, of_photographs = [], score.score
+    monkeypatch.setattr(score, 'score', lambda network, dataset, samples, pictures=None, **more: (
+        scored.append(pictures), of_photographs(network, dataset, samples, pictures, **more))[1])
+    run, rows = train(data, tmp_path, '--epochs', '2')
+    assert scored == [None, run / 'validation']
+    found = json.loads((run / 'evaluation.json').read_text())
+    assert found['loss'] == pytest.approx(float(rows[-1]['val_loss']), abs=1e-5)
+    assert len(list((run / 'validation').glob('*_overlay.jpg'))) == len(found['frames']) == 3
+    (run / 'evaluation.json').unlink()
+    assert run_command(main.main, ['--resume', str(run)]) == 0
+    assert scored[2:] == [run / 'validation']
+    again = json.loads((run / 'evaluation.json').read_text())
+    assert {**again, 'ms_per_image': 0} == {**found, 'ms_per_image': 0}
 
 
 def test_class_weights_reach_the_training_step(data):

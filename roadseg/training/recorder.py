@@ -41,6 +41,7 @@ class Recorder:
 
     def __init__(self, held_out, folder, writer, progress, options):
         self.folder, self.writer, self.progress = Path(folder), writer, progress
+        self.pictures = self.folder / 'validation'
         self.held_out, self.options = held_out, options
         self.network, self.dataset = held_out.network, held_out.dataset
         logged = read_log(folder)
@@ -97,9 +98,11 @@ class Recorder:
 
     def is_due(self, row):
         """Whether --validate-every says so of the epoch of a row of the log, or it is the last."""
-        options = self.options
-        return (row['epoch'] % options.validate_every == 0 or row['epoch'] == options.epochs
-                or row['step'] == options.max_steps)
+        return row['epoch'] % self.options.validate_every == 0 or self.is_last(row)
+
+    def is_last(self, row):
+        """Whether the training ends with the epoch of a row of the log."""
+        return row['epoch'] == self.options.epochs or row['step'] == self.options.max_steps
 
     def record(self, row):
         """Scores the held-out photographs and writes the results, see `after_epoch`."""
@@ -110,7 +113,8 @@ class Recorder:
                 panels[name] = tensorboard.panel(*of_frame, self.dataset)
 
         with self.saying_farewell():
-            result = self.held_out.scored(self.is_due(row), draw)
+            result = self.held_out.scored(
+                self.is_due(row), draw, self.pictures if self.is_last(row) else None)
         if result is not None:
             loss, measures = result
             row = {**row, 'val_loss': loss, **{
@@ -209,14 +213,16 @@ class Recorder:
     def score_last(self):
         """Scores the last weights, with pictures, and prints the table.
 
-        This worker alone does it, as it has the folder that the pictures go into.
+        Where the last epoch's scoring was not of all the photographs, or of an earlier start, they
+        are scored anew, by this worker alone, as it has the folder that the pictures go into.
         """
         if not self.held_out.pairs:
             return
-        with self.saying_farewell():
-            result = score.score(self.network, self.dataset,
-                                 self.held_out.samples(self.held_out.pairs),
-                                 self.folder / 'validation')
+        result = self.held_out.result
+        if result is None:
+            with self.saying_farewell():
+                result = score.score(self.network, self.dataset,
+                                     self.held_out.samples(self.held_out.pairs), self.pictures)
         write_json(self.folder / 'evaluation.json', score.summary(
             result, self.dataset, f'step-{self.progress.step:06d}', self.options.split,
             self.network))
