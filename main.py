@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import run_command, stop_at_once
+from roadseg.commands import duration, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 from roadseg.training import allocator, processor
@@ -321,13 +321,13 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
             row = {'epoch': progress.epoch, 'step': progress.step,
                    'loss': progress.epoch_loss / max(progress.epoch_steps, 1),
                    'learning_rate': rate, 'seconds': progress.seconds,
-                   'images_per_second': images_seen / max(elapsed, 1e-9)}
+                   'images_per_second': images_seen / elapsed if images_seen else None}
             progress.epoch_steps, progress.epoch_loss = 0, 0.0
             done = max(progress.epoch / epochs, progress.step / max_steps)
             left = progress.seconds * (1 / done - 1)
-            tqdm.write(f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-                       f"{row['images_per_second']:.2f} images/s"
-                       + (f', {preflight.duration(left)} to go' if left > 60 else ''))
+            tqdm.write(f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}"
+                       + (f", {row['images_per_second']:.2f} images/s" if images_seen else '')
+                       + (f', {duration(left)} to go' if left > 60 else ''))
             if after_epoch is not None:
                 after_epoch(row)
     return progress
@@ -430,7 +430,9 @@ def run(options):
     options.image_size = pipeline.training_size(options.image_size, sizes)
     num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
-    weights = class_weights.find(options.class_weights, training, dataset)
+    read_label = pipeline.ignoring_last_rows(dataset.read_label, options.ignore_last_rows)
+    weights = class_weights.find(options.class_weights, training,
+                                 dataset._replace(read_label=read_label))
 
     with unlabelled.lesson(options, dataset, training, team.count) as lesson, \
             tf.Graph().as_default() as graph, \
@@ -449,7 +451,7 @@ def run(options):
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
-            trained_variables(options.freeze_blocks, options.train), options)
+            trained_variables(options.freeze_blocks, options.train), options, team.count)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
         read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows)
         get_batches_fn = pipeline.gen_batch_function(

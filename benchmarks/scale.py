@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from roadseg.commands import Parser, image_size, number, run_command     # noqa: E402
 from roadseg.datasets import demo, kitti        # noqa: E402
-from roadseg.training import augment, pipeline      # noqa: E402
+from roadseg.training import allocator, augment, pipeline, processor      # noqa: E402
 
 MIB = 2 ** 20
 STEPS = 4           # of which the first is left out
@@ -125,7 +125,9 @@ def command(argv=None):
         help='memory for decoded frames')
     add('--case', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.case:
+    if args.case:       # as main.py does
+        allocator.use_huge_pages()
+        processor.choose_convolutions()
         print(json.dumps(measure_steps(*json.loads(args.case))))
         return 0
     if code := table_of_steps(args):

@@ -1,4 +1,4 @@
-"""Goes on with the newest unfinished run, or starts one with the options given.
+"""Goes on with the newest run that is unfinished or has --rounds to go, or starts one.
 
     python infra/train.py [OPTION of main.py ...]
     python infra/train.py --unfinished          names that run; fails where there is none
@@ -23,7 +23,7 @@ def is_unfinished(run):
         return False
     try:
         made = json.loads((run / 'options.json').read_text(encoding='utf-8'))
-        progress = json.loads((checkpoints[-1] / 'progress.json').read_text(encoding='utf-8'))
+        progress = first_whole(path / 'progress.json' for path in reversed(checkpoints))
         options, held_out = made['options'], made['data']['validation']
         tests = made['data']['testing']
         trained = (progress['epoch'] >= options['epochs']
@@ -37,11 +37,42 @@ def is_unfinished(run):
     return not trained or bool(held_out) and not scored or not painted
 
 
+def first_whole(paths):
+    """What the first JSON file that can be read holds; raises what the last one does."""
+    for path in paths:
+        try:
+            return json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:      # main.py takes the checkpoint before it
+            damage = error
+    raise damage
+
+
+def is_to_teach(run, runs):
+    """Whether a finished run is to be followed by another of --rounds, and none has it as teacher.
+
+    Args:
+        run: folder.
+        runs: list of folders, it among them.
+    """
+    def options_of(folder):
+        try:
+            return json.loads((folder / 'options.json').read_text(encoding='utf-8'))['options']
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    taught = {Path(teacher).resolve() for other in runs
+              for teacher in options_of(other).get('teacher') or []}
+    has_checkpoint = any((run / 'checkpoints').glob('step-*'))
+    return (has_checkpoint and (options_of(run).get('rounds') or 1) > 1
+            and run.resolve() not in taught)
+
+
 def main():
     """The command."""
     os.chdir(ROOT)
     runs = [path.parent for path in Path('runs').glob('**/2*/options.json')]    # --runs-dir, too
-    unfinished = [run for run in sorted(runs, key=lambda run: run.name) if is_unfinished(run)]
+    unfinished = [run for run in sorted(runs, key=lambda run: run.name)
+                  if is_unfinished(run) or is_to_teach(run, runs)]
     options = sys.argv[1:]
     if options == ['--unfinished']:
         if not unfinished:

@@ -53,6 +53,14 @@ def typed(value):
     return f'{value:.12g}' if isinstance(value, float) else str(value)
 
 
+def duration(seconds):
+    """Text such as '48 s', '13 min' or '2 h 05 min'."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
+
+
 def one_line(message):
     """A message without the line breaks that a name in it may have."""
     return ' '.join(str(message).splitlines())

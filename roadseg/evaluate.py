@@ -118,7 +118,7 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         if not trained_split.startswith(split + ':'):
             raise InputError(f'{run} was trained with --split {trained_split}; {split} takes '
                              f'runs trained with --split {split}:0, {split}:1 and so on')
-        chosen = held_out
+        split, chosen = trained_split, held_out
     else:
         chosen = dataset.split(split)[1]
     if not chosen:

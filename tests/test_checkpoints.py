@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.tf_paths import literal
 from roadseg.training import checkpoints
+from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, write_log
 
 ODD_NAMES = ('a[1]', 'a*b', 'a?b', 'a\\b', 'a[!b]*?', 'it\'s "so"', 'a b', 'a\nb',
@@ -595,6 +597,20 @@ def test_each_checkpoint_written_beside_the_training_is_whole(tiny):
     assert load(tiny.run) == ('step-000030', 30)
     cut(tiny.run / 'checkpoints/step-000030/model.meta')
     assert load(tiny.run) == ('step-000020', 20)
+
+
+def test_a_slow_disk_does_not_hold_the_training_up(tiny, held):
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        recorder = SimpleNamespace(writer=writer, saved_at=-1e9, save=pytest.fail,
+                                   options=SimpleNamespace(save_minutes=1))
+        begin(tiny, writer, 10)
+        Recorder.after_step(recorder)       # the first is being written, and the next is due
+        held.set()
+        writer.wait()
+        saved = []
+        recorder.save = lambda: saved.append(True)
+        Recorder.after_step(recorder)
+        assert saved == [True]
 
 
 def test_one_checkpoint_is_written_at_a_time(tiny, held):

@@ -212,6 +212,7 @@ def test_folds_are_pooled_over_their_runs(quick, tmp_path, capsys):
     printed = capsys.readouterr()
     assert '18 photographs, perspective' in printed.out
     assert 'was trained on' not in printed.err and 'differ' not in printed.err
+    assert [pictured(fold)['split'] for fold in folds] == ['kfold:2:0', 'kfold:2:1']
     losses = [pictured(fold)['loss'] for fold in folds]
     assert min(losses) < float(printed.out.split('cross entropy ')[1].split(',')[0]) < max(losses)
 

@@ -193,14 +193,14 @@ def checkout(tmp_path):
 
 
 def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=48, scored=None,
-            max_steps=None, testing=0):
+            max_steps=None, testing=0, **options):
     """Makes a run folder as training leaves it; epochs are (done, of how many)."""
     run = checkout / 'runs' / name
     folder = run / 'checkpoints' / checkpoint
     folder.mkdir(parents=True)
     (folder / 'progress.json').write_text(json.dumps({'epoch': epochs[0], 'step': 723}))
     (run / 'options.json').write_text(json.dumps({
-        'options': {'epochs': epochs[1], 'max_steps': max_steps},
+        'options': {'epochs': epochs[1], 'max_steps': max_steps, **options},
         'data': {'validation': held_out, 'testing': testing}}))
     (run / 'index.html').touch()        # there after each epoch
     if scored:
@@ -240,6 +240,23 @@ def test_service_goes_on_with_the_newest_unfinished_run(checkout):
     add_run(checkout, '2026-11-20-12-00-00', epochs=(10, 10), scored='now')
     resumed = ['main.py', '--resume', 'runs/2026-11-20-11-00-00']
     assert started(checkout, '--epochs', '40') == resumed
+
+
+@posix
+def test_service_goes_on_with_rounds_until_another_run_has_been_taught(checkout):
+    first = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now', rounds=2)
+    assert started(checkout) == ['main.py', '--resume', 'runs/2026-11-20-10-00-00']
+    add_run(checkout, '2026-11-20-11-00-00', epochs=(10, 10), scored='now', rounds=1,
+            teacher=[str(first)])
+    assert started(checkout, '--epochs', '3') == ['main.py', '--epochs', '3']
+
+
+@posix
+def test_service_takes_the_checkpoint_before_a_damaged_one(checkout):
+    run = add_run(checkout, '2026-11-20-10-00-00')
+    (run / 'checkpoints/step-000800').mkdir()
+    (run / 'checkpoints/step-000800/progress.json').touch()
+    assert started(checkout) == ['main.py', '--resume', 'runs/2026-11-20-10-00-00']
 
 
 @posix

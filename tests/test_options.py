@@ -308,6 +308,29 @@ def test_a_resumed_run_has_its_own_options(tmp_path):
     assert moved.data_dir == 'elsewhere'
 
 
+def test_what_changes_nothing_of_the_result_may_be_other(tmp_path, monkeypatch):
+    """Where things lie, what is kept in memory, and how often it is saved."""
+    for name in ('data', 'encoder', 'other'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'saved_model.pb').touch()
+    (tmp_path / 'run').mkdir()
+    run = run_of(tmp_path / 'run', data_dir='data', encoder='encoder', cache_gb=40.0)
+    content = json.loads((run / 'options.json').read_text())
+    (run / 'options.json').write_text(json.dumps({
+        **content, 'data': {'folder': str(tmp_path / 'data')},
+        'model': {'encoder': str(tmp_path / 'encoder')}}))
+    monkeypatch.chdir(tmp_path)
+    options = parse_args(['--resume', 'run'])
+    assert (options.data_dir, options.encoder) == ('data', Path('encoder'))
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    options = parse_args(['--resume', '../run', '--cache-gb', '4', '--save-minutes', '2'])
+    assert (options.data_dir, options.encoder) == (str(tmp_path / 'data'), tmp_path / 'encoder')
+    assert (options.cache_gb, options.save_minutes) == (4, 2)
+    assert parse_args(['--resume', '../run', '--encoder', '../other']).encoder == Path('../other')
+    assert '--epochs is 9, was 10' in error_of(['--resume', '../run', '--epochs', '9'])
+
+
 def test_options_that_contradict_a_run_are_named_as_they_are_typed(tmp_path):
     run = run_of(tmp_path, image_size=[32, 96], flip=False)
     message = error_of(['--resume', run, '--epochs', '3', '--image-size', '32x64', '--flip',

@@ -462,3 +462,12 @@ def test_events_of_a_resumed_run_replace_those_after_its_checkpoint(tmp_path):
     [path] = tmp_path.iterdir()
     start = list(tf.train.summary_iterator(str(path)))[-1]
     assert start.step == 23 and start.session_log.status == tf.SessionLog.START
+
+
+def test_events_of_a_resumed_run_are_read_after_the_earlier_ones_whatever_the_clock_says(
+        tmp_path, monkeypatch):
+    for now in (2e9, 1e9, 1e9):
+        monkeypatch.setattr(tensorboard.time, 'time', lambda now=now: now)
+        tensorboard.EventFile(tmp_path, tf.Graph(), 22)
+    names = sorted(path.name.split('.')[3] for path in tmp_path.iterdir())
+    assert names == ['2000000000', '2000000001', '2000000002']

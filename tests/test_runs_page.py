@@ -1,5 +1,6 @@
 """Tests of roadseg.scoring.runs_page and of the command on tiny made-up runs."""
 import base64
+import json
 import re
 
 import pytest
@@ -58,6 +59,30 @@ def test_runs_are_compared_the_best_first_with_what_differs(tmp_path):
     assert table[2][2:6] == ['192 × 640', '2', '3', '95.00']
     assert table[4][2:] == ['160 × 576', '–', '0 of 3', *['–'] * 8]
     assert '4 runs' in seen.text
+
+
+def test_runs_of_folders_of_one_name_with_other_photographs_are_not_compared(tmp_path):
+    for name, held_out in (('a', ['1.png', '2.png']), ('b', ['1.png', '3.png']),
+                           ('c', ['1.png', '2.png'])):
+        run = make(tmp_path, name, dataset='folder')
+        (run / 'photographs.json').write_text(json.dumps({'validation': held_out}))
+    (make(tmp_path, 'd') / 'photographs.json').write_text('{"validation": 3}')
+    seen = written(tmp_path)
+    found = [[row[1] for row in rows(part)[1:]]
+             for part in re.split('<h2>', seen.source) if '<table' in part]
+    assert found == [['a', 'c'], ['b']] and "d/photographs.json" in seen.text.split('Not compared')[1]
+
+
+def test_another_page_is_left_alone_and_an_earlier_comparison_replaced(tmp_path):
+    make(tmp_path, 'a')
+    (tmp_path / 'index.html').write_text('<title>my own</title>')
+    with pytest.raises(InputError, match='index.html is no comparison of runs; move it away'):
+        write_runs_page(tmp_path)
+    assert (tmp_path / 'index.html').read_text() == '<title>my own</title>'
+    (tmp_path / 'index.html').unlink()
+    earlier = written(tmp_path).source
+    make(tmp_path, 'b')
+    assert written(tmp_path).source != earlier
 
 
 def test_a_run_whose_last_epoch_was_not_scored_has_the_score_before(tmp_path):

@@ -57,6 +57,15 @@ def test_the_tail_of_each_group_is_held_out(share, expected):
         assert numbers(validation, category) == list(range(count - held_out, count))
 
 
+@pytest.mark.parametrize('split', ['tail:0.2', 'kfold:5:4'])
+def test_neighbours_are_told_by_their_numbers_whatever_the_order_of_the_list(split):
+    """As text, um_10 comes before um_2; and CamVid's frames of val stand behind those of train."""
+    mixed = [(Path(f'um_{number}.png'), None) for number in [*range(1, 20, 2), *range(20, 0, -2)]]
+    training, validation = split_pairs(mixed, split, group=group)
+    assert {image.stem for image, _ in validation} == {'um_17', 'um_18', 'um_19', 'um_20'}
+    assert [pair for pair in mixed if pair in training] == training
+
+
 def test_without_groups_the_photographs_are_one():
     _, validation = split_pairs(pairs(), 'tail:0.5')
     assert validation == pairs()[-len(validation):] and len(validation) == round(289 / 2)

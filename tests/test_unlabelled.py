@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import main
+import roadseg.model
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
@@ -21,6 +22,7 @@ from roadseg.images import read_image, resize, write_image
 from roadseg.training import pipeline, recorder, unlabelled
 from roadseg.training import options as training_options
 from roadseg.training.options import parse_args
+from roadseg.training.run_folder import checksum
 from tiny import save_run
 
 OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-3',
@@ -218,6 +220,19 @@ def test_folder_of_the_labelled_photographs_is_refused(data, dataset, teacher, p
         pass
 
 
+def test_a_teacher_that_goes_on_training_meanwhile_is_noted_as_it_was(
+        data, dataset, teacher, photographs, tmp_path, monkeypatch):
+    """Its checkpoint is removed when two later ones are there."""
+    busy = shutil.copytree(teacher, tmp_path / 'busy')
+    expected = checksum(busy / 'checkpoints/step-000000')
+    predict = roadseg.model.Model.predict
+    monkeypatch.setattr(roadseg.model.Model, 'predict', lambda *arguments: (
+        shutil.rmtree(busy / 'checkpoints/step-000000', ignore_errors=True),
+        predict(*arguments))[1])
+    with lesson_of(dataset, options_of(data, photographs, busy)) as lesson:
+        assert lesson.notes['teachers'][0]['sha256'] == expected
+
+
 def test_bad_teachers_are_one_line(data, dataset, teacher, photographs, tmp_path):
     empty = shutil.copytree(teacher, tmp_path / 'empty')
     shutil.rmtree(empty / 'checkpoints/step-000000')
@@ -353,6 +368,6 @@ def test_a_stop_before_the_next_round_has_a_folder_says_how_to_go_on():
             raise KeyboardInterrupt
         return Path('runs/first')
 
-    options = Namespace(rounds=2, teacher=None, resume=None)
+    options = Namespace(rounds=2, teacher=None, resume=None, runs_dir='runs')
     with pytest.raises(KeyboardInterrupt, match='go on with python main.py --resume runs/first'):
         unlabelled.rounds(run, options)

@@ -9,6 +9,7 @@ import main
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.datasets import demo
+from roadseg.errors import InputError
 from roadseg.scoring import score
 from roadseg.training import checkpoints, recorder
 from roadseg.training.run_folder import read_options
@@ -22,13 +23,21 @@ def data(tmp_path_factory):
     return folder
 
 
-def train(data, runs, *options):
-    assert run_command(main.main, [
-        '--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--batch-size',
-        '2', '--precision', 'float32', '--freeze-blocks', '0', *options]) == 0
+def arguments(data, runs, *options):
+    return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96',
+            '--batch-size', '2', '--precision', 'float32', '--freeze-blocks', '0', *options]
+
+
+def rows_of(runs):
+    """The only run in a folder, and the rows of its log."""
     [run] = (path for path in runs.glob('[!.]*') if path.is_dir())
     with open(run / 'log.csv', newline='') as file:
         return run, list(csv.DictReader(file))
+
+
+def train(data, runs, *options):
+    assert run_command(main.main, arguments(data, runs, *options)) == 0
+    return rows_of(runs)
 
 
 def test_other_epochs_are_logged_but_neither_scored_nor_saved(data, tmp_path, monkeypatch):
@@ -54,7 +63,7 @@ def test_the_last_epoch_is_scored_once_and_a_run_that_was_resumed_at_its_end_ane
     monkeypatch.setattr(score, 'score', lambda network, dataset, samples, pictures=None, **more: (
         scored.append(pictures), of_photographs(network, dataset, samples, pictures, **more))[1])
     run, rows = train(data, tmp_path, '--epochs', '2')
-    assert scored == [None, run / 'validation']
+    assert scored == [None, None]       # their pictures are drawn beside
     found = json.loads((run / 'evaluation.json').read_text())
     assert found['loss'] == pytest.approx(float(rows[-1]['val_loss']), abs=1e-5)
     assert len(list((run / 'validation').glob('*_overlay.jpg'))) == len(found['frames']) == 3
@@ -63,6 +72,18 @@ def test_the_last_epoch_is_scored_once_and_a_run_that_was_resumed_at_its_end_ane
     assert scored[2:] == [run / 'validation']
     again = json.loads((run / 'evaluation.json').read_text())
     assert {**again, 'ms_per_image': 0} == {**found, 'ms_per_image': 0}
+
+
+def test_pictures_that_cannot_be_written_cost_no_row_of_the_log(data, tmp_path, monkeypatch,
+                                                                capsys):
+    def full(*_):
+        raise InputError('no space left')
+
+    monkeypatch.setattr(score, 'write_pictures', full)
+    assert run_command(main.main, arguments(data, tmp_path, '--epochs', '1')) == 2
+    assert capsys.readouterr().err.count('error: no space left') == 1
+    [row] = rows_of(tmp_path)[1]
+    assert row['epoch'] == '1' and float(row['val_maxf']) > 0
 
 
 def test_class_weights_reach_the_training_step(data):
@@ -84,7 +105,7 @@ def test_the_decoder_alone_is_trained_and_an_end_by_max_steps_scored(data, tmp_p
     run, rows = train(data, tmp_path, '--epochs', '9', '--validate-every', '4', '--train',
                       'decoder', '--max-steps', '3')
     assert [bool(row['val_maxf']) for row in rows] == [False, True]
-    assert '0.0167 images/s, 6.0 min of training' in capsys.readouterr().out
+    assert '0.0167 images/s, 6 min of training' in capsys.readouterr().out
     assert read_options(run)['train'] == 'decoder'
     first, last = (main.tf.train.load_checkpoint(str(path / 'model'))
                    for path in checkpoints.saved(run))

@@ -33,7 +33,7 @@ def pictures(folder, endings=('.png',), suffix=''):
     """
     found = {}
     try:
-        paths = sorted(folder.iterdir(), key=_by_number) if folder.is_dir() else []
+        paths = sorted(folder.iterdir(), key=by_number) if folder.is_dir() else []
     except OSError as error:
         raise InputError(f'cannot read {folder}: {describe_os_error(error)}') from error
     for path in paths:
@@ -113,7 +113,7 @@ def shown(name):
     return ascii(name) if strange else name
 
 
-def _by_number(path):
+def by_number(path):
     """Sorts names as people do: text and numbers in turn."""
     parts = re.split('([0-9]+)', path.stem)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name

@@ -1,4 +1,5 @@
 """Which photographs are trained on, and which are held out."""
+from roadseg.datasets.labels import by_number
 from roadseg.errors import InputError
 
 
@@ -9,7 +10,8 @@ def split_pairs(pairs, split, named=None, group=lambda name: None):
     within each group.
 
     Args:
-        pairs: list of (image, label) paths, in order.
+        pairs: list of (image, label) paths. Neighbours are those whose names are, numbers in
+            them counted as such, in whatever order the list has them.
         split: a name in `named`; 'kfold:K:I', the I-th of K folds, I from 0; 'tail:S', the last
             share S of each group; or 'none', which holds nothing out.
         named: dict from the name of a published split to a function of `pairs` that returns
@@ -61,7 +63,7 @@ def check_split(split, named=()):
 
 def _groups(pairs, group):
     groups = {}
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: by_number(pair[0])):
         groups.setdefault(group(pair[0].stem), []).append(pair)
     return groups.values()
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from roadseg.commands import duration
 from roadseg.files import write_whole
 from roadseg.scoring import contents, figures
 from roadseg.scoring.score import (FEW, FOUND, KINDS, MISSED, WRONG, colour_map,
@@ -192,7 +193,7 @@ def _summary(run):
     if run.options.get('device'):
         parts.append(str(run.options['device']))
     if math.isfinite(last.get('seconds', math.nan)):
-        parts.append(f"trained in {_duration(last['seconds'])}")
+        parts.append(f"trained in {duration(last['seconds'])}")
     evaluation = run.evaluation
     pooled = evaluation.get('scores', {}).get(evaluation.get('pooled'))
     if pooled is not None:
@@ -204,14 +205,6 @@ def _summary(run):
         parts.append(f"validation {_named_scores(of_last, measure(run.data['best']))} after epoch "
                      f"{scored['epoch']:g}")
     return ' · '.join(parts)
-
-
-def _duration(seconds):
-    """Text such as '48 s', '13 min' or '2 h 05 min'."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f'{seconds:.0f} s'
-    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02} min'
 
 
 def _named_scores(scores, best):

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roadseg.errors import InputError
+from roadseg.files import check_file, describe_os_error
 from roadseg.scoring import contents, figures
 from roadseg.scoring.page import (MEANINGS, NOTHING, epochs_done, link_to, measure, model, on,
                                   shown, write_document)
 from roadseg.training.options import EARLIER
-from roadseg.training.run_folder import column
+from roadseg.training.run_folder import column, read_photographs
 
 # Options that a table need not show: the same in all its runs, or without effect on the result.
 LEFT_OUT = ('dataset', 'demo', 'split', 'classes', 'resume', 'runs_dir', 'data_dir', 'own_data',
             'save_minutes', 'epochs')
+HEADING = 'Runs in '        # as every version has it, followed by the folder's name
 LONG = 16       # characters in a cell, from which on it may be broken into lines
 
 
@@ -50,25 +52,28 @@ def write_runs_page(runs_dir):
         Path of the page.
 
     Raises:
-        InputError: the folder does not exist or holds no folder, or the page cannot be written.
+        InputError: the folder does not exist or holds no folder, or the page cannot be written,
+            or there is another `index.html`.
     """
     runs_dir = Path(runs_dir)
     paths = runs_dir.glob('*') if os.path.isdir(runs_dir) else ()      # [] where it is locked
     folders = sorted(path for path in paths if os.path.isdir(path) and path.name[0] != '.')
     if not folders:
         raise InputError(f'{runs_dir} holds no run; name a run or a folder of runs, such as runs/')
+    _check_ours(runs_dir / 'index.html')
     tables, broken, count = {}, [], 0
     for folder in folders:
         try:
             run = contents.read(folder)
+            kind = _kind(run)
         except InputError as error:
             broken.append(f'<li><a href="{link_to(folder.name)}/">{escape(folder.name)}</a>: '
                           f'{escape(str(error))}</li>')
             continue
         options = {**EARLIER, **run.chosen, 'device': run.options.get('device')}
-        tables.setdefault(_kind(run), []).append(_Entry(run, options))
+        tables.setdefault(kind, []).append(_Entry(run, options))
         count += 1
-    heading = f'Runs in {runs_dir.resolve().name}'
+    heading = f'{HEADING}{runs_dir.resolve().name}'
     sections = [f'<h1>{escape(heading)}</h1>', _summary(count, tables),
                 *(_section(kind, sorted(tables[kind], key=lambda entry: entry.rank))
                   for kind in sorted(tables))]
@@ -79,9 +84,29 @@ def write_runs_page(runs_dir):
     return runs_dir / 'index.html'
 
 
+def _check_ours(page):
+    """Raises InputError where a page is there that is none of these: of a web site, for instance.
+
+    Args:
+        page: path.
+    """
+    if not os.path.lexists(page):
+        return
+    check_file(page, 'move it away')
+    try:
+        with open(page, encoding='utf-8', errors='replace') as file:
+            ours = f'<title>{HEADING}' in file.read(10_000)
+    except OSError as error:
+        raise InputError(f'cannot read {page}: {describe_os_error(error)}') from error
+    if not ours:
+        raise InputError(f'{page} is no comparison of runs; move it away to have one written')
+
+
 def _kind(run):
-    """What runs must share to be compared: data set and split, number of classes, measure."""
-    return on(run), len(run.data['classes']), run.data['best']
+    """What runs must share to be compared: title and split, number of classes, measure, and the
+    names of the photographs that are held out: a folder's title is only the end of its path."""
+    return (on(run), len(run.data['classes']), run.data['best'],
+            tuple(read_photographs(run.folder).get('validation', ())))
 
 
 def _summary(count, tables):
@@ -93,7 +118,7 @@ def _summary(count, tables):
 
 def _section(kind, entries):
     """A heading, the curves and the table of runs that can be compared, the best run first."""
-    name, num_classes, best = kind
+    name, num_classes, best, _ = kind
     classes = f', {num_classes} classes' if num_classes > 2 else ''
     return '\n'.join(['<section>', f'<h2>{escape(name + classes)}</h2>',
                       _curves(entries, best), _table(entries, best), '</section>'])

@@ -333,6 +333,10 @@ class Writer:
         _write(self._sess, self._saver, self._run, copy, self._meta_graph)
         self.seconds = time.perf_counter() - began
 
+    def is_busy(self):
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and not self._writing.done()
+
     def check(self):
         """Raises the InputError of a checkpoint that could not be written, without waiting."""
         if self._writing is not None and self._writing.done():

@@ -31,9 +31,9 @@ class HeldOut:
         self.network, self.dataset, self.pairs = network, dataset, pairs
         self.stopped, self.team, self.cache = stopped, team, cache
         self.shown = {image.stem for image, _ in pairs[::EVERY_PANEL]}
-        self.result = None      # see `scored`
+        self.result = None      # of the last `score.score` here, if it was of all of them
 
-    def scored(self, due=False, also=None, pictures=None):
+    def scored(self, due=False, also=None):
         """Scores them with the averaged weights, if the first worker says so.
 
         All workers call this at the same time, and go on together.
@@ -42,8 +42,6 @@ class HeldOut:
             due: whether to score them; what the first worker says counts.
             also: see `score.score`; of this worker's share, which is all that is shown on the
                 first one.
-            pictures: folder for those of `score.score`. One worker of one, which scores all the
-                photographs, keeps what that returned as `result`; it is None otherwise.
 
         Returns:
             (mean cross entropy, dict of the measures) of all the photographs, the same on all
@@ -56,16 +54,14 @@ class HeldOut:
         sess, share = self.network.sess, share_of(self.pairs, self.team.index, self.team.count)
         if not self.pairs or not self.team.of_first(sess, [due])[0]:
             return None
-        if len(share) < len(self.pairs):
-            pictures = None
         totals, stopping = np.zeros(0), False
         try:
             if share:
                 with averaged_weights(sess):
                     result = score.score(self.network, self.dataset, self.samples(share),
-                                         pictures, also=also)
+                                         also=also)
                 totals = score.totals(result)
-                self.result = result if pictures is not None else None
+                self.result = result if len(share) == len(self.pairs) else None
         except Stopped:
             stopping = True
         # The first worker's share is never empty, and says how long the others' zeros are.

@@ -8,7 +8,7 @@ from pathlib import Path
 from roadseg.commands import Parser, factors, image_size, number, typed
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
-from roadseg.training.run_folder import read_options
+from roadseg.training.run_folder import read_options, read_run
 
 # What differs from the defaults of `build_parser`, which are those of FCN-8s on KITTI Road.
 # Measured where README.md or docs/experiments.md says so.
@@ -192,6 +192,8 @@ def parse_args(argv=None):
     if first.resume:
         options = resumed_options(first.resume, given)
         check_places(options)
+        if options.rounds > 1:          # which begins anew
+            check_runs(options)
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get((first.dataset, first.model), {}))
@@ -283,24 +285,31 @@ def given_options(argv):
 def resumed_options(folder, given):
     """Returns the options of an earlier run, to go on with.
 
-    Only where things lie, --data-dir and --unlabelled, may have changed since. An option that the
-    run is too old to have gets the value it stood for then.
+    What changes nothing of the result may have changed since: where things lie (--data-dir,
+    --encoder, --unlabelled), --cache-gb and --save-minutes. A relative path that leads nowhere
+    from here is taken as the run noted it, in full. An option that the run is too old to have gets
+    the value it stood for then.
 
     Raises:
         InputError: the folder is no run's, an option in `given` contradicts it, or a value in it
             is none that the option can have.
     """
-    saved = complete(read_options(folder), folder)
-    places = {'resume': folder, 'data_dir': given.get('data_dir', saved['data_dir'])}
-    if saved['unlabelled']:
-        places['unlabelled'] = given.get('unlabelled', saved['unlabelled'])
+    saved, made = complete(read_options(folder), folder), read_run(folder)
+    noted = {'data_dir': made['data'].get('folder'), 'encoder': made['model'].get('encoder')}
+    free = {'resume': folder,
+            **{name: given.get(name, saved[name]) for name in ('cache_gb', 'save_minutes')}}
+    for name in ('data_dir', 'encoder', 'unlabelled'):
+        then, now = noted.get(name), saved[name]
+        if now:
+            is_there = os.path.exists(now) or not (isinstance(then, str) and os.path.exists(then))
+            free[name] = given.get(name, now if is_there else type(now)(then))
     contradicting = [
         f"--{name.replace('_', '-')} is {typed(value)}, was {typed(saved.get(name))}"
-        for name, value in given.items() if name not in places and saved.get(name) != value]
+        for name, value in given.items() if name not in free and saved.get(name) != value]
     if contradicting:
         raise InputError(f'{folder} was started with other options: '
                          + '; '.join(contradicting) + '; leave them out, or start a new run')
-    return argparse.Namespace(**{**saved, **places})
+    return argparse.Namespace(**{**saved, **free})
 
 
 def complete(saved, folder):

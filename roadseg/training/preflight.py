@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from roadseg.commands import duration
 from roadseg.driver import has_driver
 from roadseg.errors import InputError
 from roadseg.files import free_memory
@@ -234,27 +235,23 @@ def advising(cost, batch_size, available):
             cost, batch_size, available)) from error
 
 
-def describe(cost, seconds, images, precision):
+def describe(cost, seconds, images, precision, workers=1):
     """Text of a few lines for the start of a run.
 
     Args:
         cost: `Cost`.
         seconds: estimate per image.
-        images: that will be trained on, over all epochs.
+        images: that each worker will train on, over all epochs.
         precision: 'float32', 'float16' or 'bfloat16'.
+        workers: how many train at the same time.
     """
     return (f'{cost.parameters / 1e6:.1f} million parameters to train, '
             f'{cost.gflop_per_image:.1f} GFLOP per image forward, {precision}\n'
             f'expected: {cost.memory / 2**30:.1f} GiB of memory beside the photographs, '
-            f'{1 / max(seconds, 1e-9):.3g} images/s, {duration(images * seconds)} of training')
+            f'{workers / max(seconds, 1e-9):.3g} images/s, {duration(images * seconds)} of training')
 
 
-def duration(seconds):
-    """Text such as '6.0 min' or '2.5 h'."""
-    return f'{seconds / 60:.1f} min' if seconds < 7200 else f'{seconds / 3600:.1f} h'
-
-
-def report(sess, net, shapes, images, variables, options):
+def report(sess, net, shapes, images, variables, options, workers=1):
     """Prints what a training run will take, and checks that the memory will do.
 
     Args:
@@ -264,6 +261,7 @@ def report(sess, net, shapes, images, variables, options):
         images: how many this worker will train on, over all epochs.
         variables: those that are trained.
         options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
+        workers: how many train at the same time.
 
     Returns:
         (`Cost`, bytes available or None).
@@ -281,5 +279,5 @@ def report(sess, net, shapes, images, variables, options):
     with advising(estimate, options.batch_size, available):
         seconds = seconds_per_image(sess, net.logits, net.input_image, options.image_size,
                                     inference, estimate.carried_back)
-    print(describe(estimate, seconds, images, options.precision), flush=True)
+    print(describe(estimate, seconds, images, options.precision, workers), flush=True)
     return estimate, available

@@ -41,7 +41,7 @@ class Recorder:
 
     def __init__(self, held_out, folder, writer, progress, options):
         self.folder, self.writer, self.progress = Path(folder), writer, progress
-        self.pictures = self.folder / 'validation'
+        self.pictures, self.last_result = self.folder / 'validation', None      # see `score_last`
         self.held_out, self.options = held_out, options
         self.network, self.dataset = held_out.network, held_out.dataset
         logged = read_log(folder)
@@ -69,12 +69,14 @@ class Recorder:
     def after_step(self):
         """Writes a checkpoint, lest the last one becomes older than --save-minutes.
 
+        A disk that takes longer than that for one does not hold the training up.
+
         Raises:
             InputError: this or an earlier one could not be written.
         """
         self.writer.check()
-        if time.monotonic() - self.saved_at >= (
-                60 * self.options.save_minutes - self.writer.seconds):
+        due = 60 * self.options.save_minutes - self.writer.seconds
+        if time.monotonic() - self.saved_at >= due and not self.writer.is_busy():
             self.save()
 
     def after_epoch(self, row):
@@ -106,15 +108,22 @@ class Recorder:
 
     def record(self, row):
         """Scores the held-out photographs and writes the results, see `after_epoch`."""
-        panels = {}
+        panels, unwritten = {}, []
+        draws_all = self.is_last(row) and self.held_out.team.count == 1
 
         def draw(name, *of_frame):
             if name in self.held_out.shown:
                 panels[name] = tensorboard.panel(*of_frame, self.dataset)
+            if draws_all and not unwritten:
+                try:
+                    score.write_pictures(self.pictures, name, *of_frame, self.dataset)
+                except InputError as error:     # the log's row comes first, see `score_last`
+                    unwritten.append(error)
 
         with self.saying_farewell():
-            result = self.held_out.scored(
-                self.is_due(row), draw, self.pictures if self.is_last(row) else None)
+            result = self.held_out.scored(self.is_due(row), draw)
+        if draws_all and not unwritten:
+            self.last_result = self.held_out.result
         if result is not None:
             loss, measures = result
             row = {**row, 'val_loss': loss, **{
@@ -213,13 +222,15 @@ class Recorder:
     def score_last(self):
         """Scores the last weights, with pictures, and prints the table.
 
-        Where the last epoch's scoring was not of all the photographs, or of an earlier start, they
-        are scored anew, by this worker alone, as it has the folder that the pictures go into.
+        One worker of one has done that with the last epoch. Otherwise, and in a run that was
+        resumed at its end, they are scored anew, by the worker that has the run folder.
         """
         if not self.held_out.pairs:
             return
-        result = self.held_out.result
-        if result is None:
+        result = self.last_result
+        if result is not None:
+            score.remove_other_pictures(self.pictures, result['counts'])
+        else:
             with self.saying_farewell():
                 result = score.score(self.network, self.dataset,
                                      self.held_out.samples(self.held_out.pairs), self.pictures)

@@ -29,7 +29,11 @@ class EventFile:
 
     def __init__(self, folder, graph, step=0):
         tf.io.gfile.makedirs(str(folder))
-        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{step}'
+        # TensorBoard reads the files in the order of their names, whatever the clock was set to.
+        parts = [path.name.split('.') for path in Path(folder).glob('events.out.tfevents.*')]
+        second = max([int(time.time()),
+                      *(int(part[3]) + 1 for part in parts if part[3].isdecimal())])
+        name = f'events.out.tfevents.{second}.{socket.gethostname()}.{step}'
         self.file = tf.io.TFRecordWriter(str(Path(folder) / name))
         self._write(file_version='brain.Event:2')
         self._write(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())

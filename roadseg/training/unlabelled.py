@@ -146,9 +146,10 @@ def rounds(run, options):
         Path of the last run folder.
     """
     folder = run(options)
+    runs_dir = Path(folder).resolve().parent if options.resume else options.runs_dir
     while options.rounds > 1:
         options = argparse.Namespace(**{**vars(options), 'resume': None, 'teacher': [folder],
-                                        'rounds': options.rounds - 1})
+                                        'runs_dir': runs_dir, 'rounds': options.rounds - 1})
         print(f'next round: {folder} is the teacher; {options.rounds} to go', flush=True)
         try:
             folder = run(options)
@@ -260,6 +261,10 @@ def _label(options, dataset, training, folder):
     with ExitStack() as stack:
         teachers = [stack.enter_context(_open_teacher(run, options, dataset, held_out))
                     for run in options.teacher]
+        # at once, as one that still trains removes its earlier checkpoints
+        noted = [{'run': str(Path(run).resolve()), 'checkpoint': teacher.name,
+                  'sha256': checksum(Path(run) / 'checkpoints' / teacher.name)}
+                 for run, teacher in zip(options.teacher, teachers, strict=True)]
         paths, left_out = _photographs(options, training, held_out)
 
         def look(path):
@@ -277,7 +282,6 @@ def _label(options, dataset, training, folder):
             write_mask(folder / name, classes, dataset.palette)
             entries.append({'photograph': path.name, 'label': name, 'sure': round(sure, 4),
                             'sha256': _sha256(path)})
-        names = [teacher.name for teacher in teachers]
     if skipped:
         print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
               f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
@@ -290,10 +294,7 @@ def _label(options, dataset, training, folder):
     print(f'{len(entries)} photographs labelled by '
           f"{', '.join(map(str, options.teacher))}; {100 * sure:.1f} % of their pixels are sure "
           'enough to be learned from', flush=True)
-    return {'teachers': [{'run': str(Path(run).resolve()), 'checkpoint': name,
-                          'sha256': checksum(Path(run) / 'checkpoints' / name)}
-                         for run, name in zip(options.teacher, names)],
-            'unsure': bounds, 'photographs': entries,
+    return {'teachers': noted, 'unsure': bounds, 'photographs': entries,
             'left_out': {'labelled': left_out, 'unsure': skipped}}
 
 
