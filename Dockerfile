@@ -1,4 +1,4 @@
-# The demo in a container, on an NVIDIA GPU where there is one:
+# The demo in a container, on an NVIDIA GPU; without one, leave `--gpus all` out:
 #     docker build -t roadseg . && docker run --rm --gpus all roadseg
 # More commands, and how to keep runs/: infra/README.md.
 #checkov:skip=CKV_DOCKER_2: no health check, as a run ends by itself and its exit code tells how

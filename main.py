@@ -18,7 +18,7 @@ from roadseg.commands import duration, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 from roadseg.training import allocator, processor
-from roadseg.training.options import parse_args
+from roadseg.training.options import check_alone, parse_args
 
 
 def prepare(argv):
@@ -71,7 +71,8 @@ def load_vgg(sess, vgg_path, image=None):
         layer7_out [N, H/32, W/32, D7]), float32; the sizes are rounded up.
 
     Raises:
-        InputError: the folder is no SavedModel, or lacks the tag or a tensor.
+        InputError: the folder is no SavedModel, or lacks the tag or a tensor; or there is too
+            little memory.
     """
     try:
         with literal(vgg_path) as folder:
@@ -80,6 +81,9 @@ def load_vgg(sess, vgg_path, image=None):
             tf.saved_model.loader.load(sess, ['vgg16'], given,
                                        **({} if image is None else
                                           {'input_map': {'image_input:0': image}}))
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(f'out of memory while {vgg_path} was loaded; end what else uses the '
+                         'memory, or choose another GPU by CUDA_VISIBLE_DEVICES') from error
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError, tf.errors.OpError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
@@ -414,13 +418,16 @@ def run(options):
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
     team = workers.join()
+    if team.count > 1:
+        check_alone(options)
     team.start()
     hardware = device.find(options.precision, options.xla)
     print(device.describe(hardware, team.count), flush=True)
     # A run of float16 keeps its loss scale where it goes on without: its checkpoints hold it.
     scale_loss = 'float16' in (hardware.precision, options.precision if options.resume else '')
-    dataset = catalogue.load(options.dataset, options.data_dir, options.classes,
-                             strict=not options.own_data)
+    with team.in_turn(options.data_dir):
+        dataset = catalogue.load(options.dataset, options.data_dir, options.classes,
+                                 strict=not options.own_data)
     options.precision, options.xla = hardware.precision, hardware.xla
     options.split = options.split or dataset.default_split
     training, validation = dataset.split(options.split)
@@ -428,13 +435,14 @@ def run(options):
     sizes = pipeline.check(dataset, training, validation, options.batch_size, team.count,
                            options.ignore_last_rows)
     options.image_size = pipeline.training_size(options.image_size, sizes)
-    num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
+    with team.in_turn(options.data_dir):
+        num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
     read_label = pipeline.ignoring_last_rows(dataset.read_label, options.ignore_last_rows)
     weights = class_weights.find(options.class_weights, training,
                                  dataset._replace(read_label=read_label))
 
-    with unlabelled.lesson(options, dataset, training, team.count) as lesson, \
+    with unlabelled.lesson(options, dataset, training) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
         net = build(sess, encoder, num_classes, options, weights, team, scale_loss)
@@ -451,7 +459,7 @@ def run(options):
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
-            trained_variables(options.freeze_blocks, options.train), options, team.count)
+            trained_variables(options.freeze_blocks, options.train), options, team)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
         read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows)
         get_batches_fn = pipeline.gen_batch_function(

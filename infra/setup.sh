@@ -29,6 +29,11 @@ as_root() {
     if [[ $EUID = 0 ]]; then run "$@"; else run sudo "$@"; fi
 }
 
+if [[ $road$venv = *[[:space:]%\&\|\"\\]* ]]; then
+    echo "error: systemd cannot take $road or $venv; use paths without spaces and signs" >&2
+    exit 2
+fi
+
 install_service() {
     # The files name the places on the deep-learning image.
     local unit

@@ -113,8 +113,11 @@ def stop_at_once():
 
     To be called before the seconds of imports: Python would show a traceback out of the middle of
     them, and nothing has been begun. And when all is done, no signal ends it before it has said
-    its own exit code, while libraries are unloaded.
+    its own exit code, while libraries are unloaded. A notebook, which lives on, is left as it is.
     """
+    _open_closed_streams()
+    if hasattr(sys, 'ps1'):
+        return
     handle(lambda *_: os._exit(130))
     hold_back(False)            # what waited since the process was started
     atexit.register(handle, signal.SIG_IGN)
@@ -134,6 +137,7 @@ def run_command(command, argv=None):
         Exit code: that of the command; 0 for None; 2 for an `InputError`, and where the output
         got lost by a full disk; 130 after Ctrl-C.
     """
+    _open_closed_streams()
     before = sys.stdout, sys.stderr
     # Some services give none, and progress bars want one.
     output, errors = sys.stdout, sys.stderr = [
@@ -150,6 +154,15 @@ def run_command(command, argv=None):
         for stream in (output, errors):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def _open_closed_streams():
+    """Keeps the numbers of the standard streams taken, lest a file of ours gets the log's."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # the lowest that is free
 
 
 def _run(command, argv):

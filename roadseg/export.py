@@ -46,8 +46,8 @@ from tqdm import tqdm
 from roadseg import model, runtimes
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
-from roadseg.files import (check_free, file_checksum, human_size, move_into_place, part_folder,
-                           write_error, write_json, write_whole)
+from roadseg.files import (check_free, file_checksum, free_memory, human_size, move_into_place,
+                           part_folder, write_error, write_json, write_whole)
 from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
@@ -57,7 +57,7 @@ from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_pair
 from roadseg.training.run_folder import (check_classes, checksum, describe_software,
-                                         read_photographs, read_run)
+                                         photograph_names, read_photographs, read_run, trained_on)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -69,11 +69,13 @@ NATIVE = {'savedmodel': 'tensorflow', 'frozen': 'tensorflow', 'onnx': 'onnxrunti
 # of 8 bits may differ by anything.
 LIMITS = {'none': (0.01, 0.999, 0.05), 'float16': (0.1, 0.995, 0.1), 'dynamic': (1, 0.98, 0.3),
           'int8': (1, 0.98, 0.3)}
+LEFT_OUT = 'not good'       # where --compare says what an export runs on
 CHECKED = 100               # photographs at most, evenly spaced
 CALIBRATED = 64
 ROUNDS = 20                 # of the times in --compare, after `WARM_UP` more
 WARM_UP = 3
 ONNX_OPSET = 17
+TIMES_ONNX = 40             # the weights' bytes: measured were 33 to 50, of 6 and 51 MB
 
 
 # The run --------------------------------------------------------------------------------------
@@ -146,6 +148,14 @@ def photographs_of(run, data_dir):
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
     check_classes(run, dataset)
     training, held_out = dataset.split(options['split'] or dataset.default_split)
+    # By what the run noted, as its split is another one where photographs have come since.
+    learned = set(trained_on(run, folder, held_out,
+                             photograph_names(folder, training, [])['training']))
+    if learned:
+        print(f'warning: {run} was trained on {len(learned)} of the {len(held_out)} photographs '
+              'that its split holds out now; they are left out', file=sys.stderr)
+        names = photograph_names(folder, [], held_out)['validation']
+        held_out = [pair for pair, name in zip(held_out, names) if name not in learned]
     return dataset, training, held_out or training
 
 
@@ -182,6 +192,19 @@ def write_frozen(frozen, part, options, calibration):
     return {}
 
 
+def check_memory_of_onnx(graph_def):
+    """Raises InputError where tf2onnx, which copies a graph over and over, has too little memory.
+
+    Args:
+        graph_def: `tf.GraphDef` with its weights.
+    """
+    needed, free = TIMES_ONNX * graph_def.ByteSize(), free_memory()
+    if free is not None and needed > free:
+        raise InputError(f'--format onnx takes about {human_size(needed)} of memory for this '
+                         f'network, and {human_size(free)} are free; take --format frozen, or a '
+                         'larger machine')
+
+
 def write_onnx(frozen, part, options, calibration):
     """Writes ONNX. Arguments as those of `WRITERS`."""
     try:
@@ -189,8 +212,11 @@ def write_onnx(frozen, part, options, calibration):
     except ImportError as error:
         raise InputError('--format onnx needs tf2onnx and onnxruntime, which are not installed; '
                          '`pip install -r requirements-export.txt`') from error
+    graph_def = inference_graph(*frozen)
+    check_memory_of_onnx(graph_def)
+    os.environ.setdefault('TF2ONNX_CATCH_ERRORS', 'FALSE')      # else a copy for each optimizer
     onnx, _ = tf2onnx.convert.from_graph_def(
-        inference_graph(*frozen), input_names=[INPUT + ':0'], output_names=[OUTPUT + ':0'],
+        graph_def, input_names=[INPUT + ':0'], output_names=[OUTPUT + ':0'],
         opset=ONNX_OPSET)
     names = {INPUT + ':0': INPUT, OUTPUT + ':0': OUTPUT}
     for value in (*onnx.graph.input, *onnx.graph.output):
@@ -340,7 +366,8 @@ def export(opened, photographs, run, form, precision, out):
         (what export.json holds, list of problems: empty where the export is good).
 
     Raises:
-        InputError: `out` is there already or cannot be written, or a package is missing.
+        InputError: `out` is there already or cannot be written, a package is missing, or there is
+            too little memory.
     """
     check_precision(form, precision)
     checkpoint, network, frozen = opened
@@ -372,8 +399,16 @@ def export(opened, photographs, run, form, precision, out):
                 write_json(part / runtimes.METADATA, about)
                 check_free(out)         # another process may have been as fast
                 move_into_place(part, out)
-    except (OSError, tf.errors.OpError) as error:
-        raise write_error(out, as_os_error(error)) from error
+    except OSError as error:
+        raise write_error(out, error) from error
+    except tf.errors.OpError as error:
+        reason = as_os_error(error)
+        if reason.errno is not None:        # of the disk
+            raise write_error(out, reason) from error
+        if not isinstance(error, tf.errors.ResourceExhaustedError):
+            raise
+        raise InputError(f'out of memory while {out} was made or checked; end what else uses the '
+                         'device, or set CUDA_VISIBLE_DEVICES=-1 for the CPU') from error
     return about, problems
 
 
@@ -460,23 +495,33 @@ def compare(run, which, opened, photographs):
             print(f'warning: {form} is left out, as it needs packages that are not installed; '
                   '`pip install -r requirements-export.txt`', file=sys.stderr)
             continue
+        if form == 'onnx' and not os.path.lexists(run / 'exports' / form):
+            try:
+                check_memory_of_onnx(inference_graph(*opened[2]))
+            except InputError as error:
+                print(f'warning: {form} is left out: {error}', file=sys.stderr)
+                continue
         for precision in precisions:
             folder = run / 'exports' / name_of(form, precision)
             about, problems = existing(folder, checkpoint) or export(
                 opened, photographs, run, form, precision, folder)
-            check = about['check']
-            train['score'] = check['before']
-            row = {'format': form, 'precision': 'float32' if precision == 'none' else precision,
-                   'bytes': about['bytes'], 'score': check['after'],
-                   'largest_difference': check['largest_difference'],
-                   'agreement': check['agreement'], 'problems': problems}
-            print(f'{name_of(form, precision)}: {describe(check)}'
-                  + ''.join(f'; {problem}' for problem in problems), flush=True)
-            able = [] if problems else [name for name in runtimes.RUNTIMES[form]
-                                        if runtimes.is_installed(name)]
-            rows += [{**row, 'runtime': name} for name in able or ['not good']]
-            starts += [('from roadseg import runtimes; runtimes.time_export(*sys.argv[1:])',
-                        folder.resolve(), name) for name in able]
+            train['score'] = about['check']['before']
+            for name in [NATIVE[form]] if problems else filter(runtimes.is_installed,
+                                                               runtimes.RUNTIMES[form]):
+                check = (about['check'] if name == NATIVE[form]
+                         else check_on(folder, name, opened, photographs))
+                wrong = problems_of(check, precision)
+                print('; '.join([f'{name_of(form, precision)} on {name}: {describe(check)}',
+                                 *wrong]), flush=True)
+                rows.append({
+                    'format': form, 'precision': 'float32' if precision == 'none' else precision,
+                    'runtime': LEFT_OUT if problems else name, 'bytes': about['bytes'],
+                    'score': check['after'], 'largest_difference': check['largest_difference'],
+                    'agreement': check['agreement'], 'problems': wrong})
+                if not wrong:
+                    starts.append(
+                        ('from roadseg import runtimes; runtimes.time_export(*sys.argv[1:])',
+                         folder.resolve(), name))
     measure_in_turns([train, *(row for row in rows if not row['problems'])],
                      [('from roadseg import export; export.time_training(*sys.argv[1:])',
                        run.resolve(), which), *starts])
@@ -486,6 +531,14 @@ def compare(run, which, opened, photographs):
             'which': 'trained on' if checked is training else 'held out',
             'rounds': ROUNDS, 'checkpoint': checkpoint.name, **describe_software(),
             'rows': [train, *rows]}
+
+
+def check_on(folder, runtime, opened, photographs):
+    """What `compare_answers` says of an export on another runtime than it was checked on."""
+    _, network, _ = opened
+    dataset, _, held_out = photographs
+    with model.load(folder, runtime) as exported:
+        return compare_answers(network, exported.network, dataset, spread(held_out, CHECKED))
 
 
 def has(package):
@@ -524,17 +577,32 @@ def existing(folder, checkpoint):
 
 
 def measure_in_turns(rows, starts):
-    """Adds 'ms', the median of `ROUNDS`, and 'peak_bytes' to the rows."""
+    """Adds 'ms', the median of `ROUNDS`, and 'peak_bytes' to the rows.
+
+    Of one whose process ends, for lack of memory for instance, it adds 'lost'.
+
+    Raises:
+        InputError: that was the first one.
+    """
     with ExitStack() as stack:
         askers = [stack.enter_context(timing(*start)) for start in starts]
         times = [[] for _ in askers]
         for _ in tqdm(range(WARM_UP + ROUNDS), 'timing', leave=False, disable=None):
-            for asker, of_one in zip(askers, times):
+            for row, asker, of_one in zip(rows, askers, times):
+                if 'lost' in row:
+                    continue
                 time.sleep(0.02)        # until the threads of the one before have gone to sleep
-                of_one.append(asker())
+                try:
+                    of_one.append(asker())
+                except InputError as error:
+                    if row is rows[0]:          # which the others are compared with
+                        raise
+                    print(f'warning: {error}', file=sys.stderr)
+                    row['lost'] = True
         for row, asker, of_one in zip(rows, askers, times):
-            row['ms'] = float(np.median(of_one[WARM_UP:]))
-            row['peak_bytes'] = asker('memory')
+            if 'lost' not in row:
+                row['ms'] = float(np.median(of_one[WARM_UP:]))
+                row['peak_bytes'] = asker('memory')
 
 
 def processor():
@@ -604,7 +672,7 @@ def main(argv=None):
                     f"{result['photographs']} photographs {result['which']}\n\n{table(result)}\n")
             write_whole(args.run / 'compare.md', text)
             print(text, end='')
-            return 1 if any(row.get('problems') for row in result['rows']) else 0
+            return 1 if any(row['runtime'] == LEFT_OUT for row in result['rows']) else 0
         about, problems = export(opened, photographs, args.run, args.format, args.quantize, out)
     print(describe(about['check']))
     for problem in problems:

@@ -425,22 +425,30 @@ def free_memory():
             left += [int(line.split()[1]) * 1024 for line in lines
                      if line.startswith('MemAvailable:')]
         groups = Path('/proc/self/cgroup').read_text(encoding='utf-8').splitlines()
-        own = next(line[3:] for line in groups if line.startswith('0::'))
-        for group in [Path('/sys/fs/cgroup' + own), *Path('/sys/fs/cgroup' + own).parents]:
-            left += _left_in(group)
-    except (OSError, ValueError, StopIteration):        # another system, or no such groups
+        for line in groups:
+            _, controllers, own = line.split(':', 2)
+            of_memory = 'memory' in controllers.split(',')      # version 1; '' is version 2
+            if of_memory or not controllers:
+                # In a container, its own group is where the groups' root is elsewhere.
+                group = Path('/sys/fs/cgroup' + '/memory' * of_memory + own)
+                for one in [group, *group.parents]:
+                    left += _left_in(one)
+    except (OSError, ValueError):       # another system, or no such groups
         pass
     return min(left, default=None)
 
 
 def _left_in(group):
     """Bytes that a control group, a folder, has left: a list, [] where it has no bound."""
-    try:
-        limit, used = (int((group / name).read_text(encoding='ascii'))
-                       for name in ('memory.max', 'memory.current'))
-        lines = (group / 'memory.stat').read_text(encoding='ascii').splitlines()
-    except (OSError, ValueError):       # not there, or 'max'
-        return []
-    # What files left behind is given back as it is needed.
-    return [limit - used + sum(int(line.split()[1]) for line in lines
-                               if line.startswith(('active_file ', 'inactive_file ')))]
+    for names, total in ((('memory.max', 'memory.current'), ''),
+                         (('memory.limit_in_bytes', 'memory.usage_in_bytes'), 'total_')):
+        try:
+            limit, used = (int((group / name).read_text(encoding='ascii')) for name in names)
+            lines = (group / 'memory.stat').read_text(encoding='ascii').splitlines()
+        except (OSError, ValueError):       # not there, or 'max'
+            continue
+        # What files left behind is given back as it is needed.
+        return [limit - used + sum(
+            int(line.split()[1]) for line in lines
+            if line.startswith((f'{total}active_file ', f'{total}inactive_file ')))]
+    return []

@@ -1,6 +1,7 @@
 """Reading photographs of any kind, resizing them, and painting classes on them."""
 import ctypes
 import io
+import logging
 import math
 import struct
 import warnings
@@ -8,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from roadseg.errors import InputError
 from roadseg.files import check_file, write_whole
@@ -17,7 +18,12 @@ PIXEL_LIMIT = 100_000_000       # 100 megapixels are 300 MB; the sensor of a cam
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000')
 # What Pillow's decoders raise about a damaged file, found by damaging files at random.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
-          OverflowError, MemoryError, struct.error, Image.DecompressionBombError)
+          OverflowError, MemoryError, AttributeError, struct.error, Image.DecompressionBombError)
+# How an image is turned to be seen, by EXIF's number of how it is stored.
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}
 LEAST = 32          # pixels of a side that a network sees: less is nothing to five poolings
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP, BMP, GIF, PPM or JPEG 2000 file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
@@ -70,10 +76,18 @@ def orientation(path):
         InputError: it cannot be read any more.
     """
     try:
-        with Image.open(path) as image:     # of a PNG, its own getexif would decode all of it
-            return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        with Image.open(path) as image:
+            return _orientation(image)
     except DAMAGE as error:                 # it has been removed since it was read
         raise InputError(f'cannot read {path}: {" ".join(str(error).split())}') from error
+
+
+def _orientation(image):
+    """EXIF's number of an opened image; 1 where it has none that can be read."""
+    try:        # of a PNG, its own getexif would decode all of it
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return 1
 
 
 def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
@@ -97,8 +111,10 @@ def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
         with Image.open(path, formats=formats) as image:
             problem = _problem(image)
             if problem is None:
-                ImageOps.exif_transpose(image, in_place=True)
-                return image
+                image.load()        # a TIFF is turned by that
+                # Not by Pillow's exif_transpose, which fails at any other entry that is odd.
+                turn = _TURNS.get(_orientation(image))
+                return image if turn is None else image.transpose(turn)
     except Image.DecompressionBombError as error:
         problem = (f'it is larger than {PIXEL_LIMIT / 1e6:.0f} megapixels ({error}); make it '
                    'smaller')
@@ -113,12 +129,13 @@ def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
 def silence_pillow():
     """Switches off Pillow's warnings: of odd EXIF entries, and from 89 megapixels on.
 
-    And what libtiff writes to the terminal about a damaged file, before Pillow raises an error.
+    And what libtiff and Pillow's log say about a damaged file, before Pillow raises an error.
     """
     # Only once, as after each change of the filters Python repeats everybody's warnings.
     if not any(of is Image.DecompressionBombWarning for _, _, of, *_ in warnings.filters):
         warnings.filterwarnings('ignore', category=UserWarning, module='PIL')
         warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+        logging.getLogger('PIL').addHandler(logging.NullHandler())
         with suppress(OSError, AttributeError):     # Pillow was built without libtiff
             ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 

@@ -21,7 +21,7 @@ if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 from roadseg.errors import InputError
 from roadseg.signals import handling, hold_back
-from roadseg.training.options import parse_args
+from roadseg.training.options import check_alone, parse_args
 
 MAIN = Path(__file__).parents[1] / 'main.py'
 LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -130,7 +130,9 @@ def main(argv=None):
                         help='how many')
     parser.add_argument('options', nargs='*', metavar='-- OPTIONS', help='of main.py')
     args = parser.parse_args(argv)
-    parse_args(args.options)        # a mistake is said once, not by every worker
+    options = parse_args(args.options)      # a mistake is said once, not by every worker
+    if args.workers > 1:
+        check_alone(options)
     return launch(args.workers, args.options)
 
 

@@ -49,6 +49,9 @@ from roadseg.training.run_folder import holds_runs
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.jp2',
             '.gif')
 SUMMARY = 'predictions.json'
+# What telephones and cameras write, and is not read here.
+FOREIGN = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
+           '.wmv')
 QUALITY = 90                # of JPEG overlays
 RUNTIMES = ('auto', 'tensorflow', 'tflite', 'onnxruntime', 'openvino')
 
@@ -136,6 +139,10 @@ def _walk(folder):
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith('.')]
         paths += [Path(parent) / name for name in names if not name.startswith('.')]
+    foreign = sorted(path for path in paths if path.suffix.lower() in FOREIGN)
+    if foreign:
+        print(f'warning: {len(foreign)} files in {one_line(folder)} are of a kind that is not '
+              f'read, such as {one_line(foreign[0].name)}; convert them', file=sys.stderr)
     return sorted(filter(_is_known, paths))
 
 
@@ -151,7 +158,7 @@ def plan(inputs, out, kinds):
         List of `Job`.
 
     Raises:
-        InputError: a link in `out` points to an input.
+        InputError: a result would take the place of an input.
     """
     folders = [os.path.abspath(folder) for _, folder in inputs]
     try:
@@ -159,6 +166,7 @@ def plan(inputs, out, kinds):
     except ValueError:              # drives of Windows
         common = None
     sources = {os.path.realpath(source) for source, _ in inputs}
+    folders_of_sources = {str(parent) for source in sources for parent in Path(source).parents}
     relatives = [Path(os.path.relpath(source, common) if common else source.name)
                  for source, _ in inputs]
     # A result can't have the name of a folder of results, such as drive.masks/.
@@ -177,10 +185,15 @@ def plan(inputs, out, kinds):
             count += 1
         taken.update(str(name).lower() for name in names.values())
         outputs = {kind: Path(out) / name for kind, name in names.items()}
-        for path in outputs.values():
-            if os.path.realpath(path) in sources:
+        for kind, path in outputs.items():
+            real = os.path.realpath(path)
+            if real in sources:
                 raise InputError(f'{path} is an input, or a link to one, and its result would '
                                  'take its place; name another --out')
+            # whose pictures of an earlier video are removed
+            if is_video and kind in ('mask', 'confidence') and real in folders_of_sources:
+                raise InputError(f'{path} holds an input, and the frames of {source} would take '
+                                 'its place; name another --out')
         jobs.append(Job(source, is_video, outputs))
     return jobs
 
@@ -241,9 +254,9 @@ def look_at(image, probabilities, model):
 
 
 def confidence(probabilities, image_shape, model):
-    """Probability of the road, or of the class that is taken, as 8 bits: uint8 (H, W)."""
-    if len(model.classes) == 2 and model.road is not None:
-        plane = probabilities[..., model.road]
+    """Probability of the class that is painted, as 8 bits: uint8 (H, W)."""
+    if len(model.classes) == 2:
+        plane = probabilities[..., 1 if model.road is None else model.road]
     else:
         plane = probabilities.max(axis=-1)
     plane = resize(np.ascontiguousarray(plane), image_shape)
@@ -283,6 +296,8 @@ def predict_pictures(jobs, model):
         try:
             return job, read_image(job.source)
         except InputError as error:
+            if not _is_known(job.source):       # it was named
+                error = InputError(f'{error}; of videos, {" ".join(video.ENDINGS)}')
             return job, error
 
     def write(seen):
@@ -316,6 +331,7 @@ def predict_video(job, reader, model, temporal):
 
     Raises:
         InputError: a result can't be written.
+        video.NoFrame: there is none any more; nothing is written.
     """
     def see(images):
         mean = None
@@ -411,11 +427,15 @@ def predict(jobs, model, out, temporal=0.0, summarize=False):
                 except InputError as error:
                     failed.append(str(error))
                     continue
-                with reader:
-                    add(job, predict_video(job, reader, model, temporal))
+                try:
+                    with reader:
+                        add(job, predict_video(job, reader, model, temporal))
+                except video.NoFrame as error:
+                    failed.append(str(error))
+                    continue
                 if reader.problem:
                     failed.append(f"{job.source}: {reader.problem}; the {files[-1]['frames']} "
-                                  f"frames before that are in {job.outputs['overlay']}")
+                                  f"frames that could be read are in {job.outputs['overlay']}")
     finally:
         if summarize:
             write_json(out / SUMMARY, {'model': model.name, 'classes': model.classes,
@@ -477,10 +497,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     source, texts = model_and_inputs(args.paths)
-    make_folder(args.out)
     kinds = ['overlay', *(kind for kind, wanted in (
         ('mask', args.masks), ('confidence', args.confidence), ('json', args.json)) if wanted)]
     jobs = plan(find_inputs(texts, args.out), args.out, kinds)
+    make_folder(args.out)
     with load(source, args.runtime, args.checkpoint) as model:
         began = time.perf_counter()
         frames, failed = predict(jobs, model, args.out, args.temporal, args.json)

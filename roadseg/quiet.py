@@ -10,7 +10,7 @@ first session, lest two processes cannot share one.
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from roadseg.driver import has_driver
 
@@ -36,7 +36,8 @@ def _without_noise():
             caught.seek(0)
             for line in caught:
                 if not NOISE.match(line):
-                    os.write(2, line)
+                    with suppress(OSError):     # a full disk, or a reader that has gone
+                        os.write(2, line)
 
 
 def _import_tensorflow():

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from roadseg.driver import has_driver
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, file_checksum, read_json
 from roadseg.threads import processors
 
 FORMAT_VERSION = 1          # of export.json
 METADATA = 'export.json'
-# In the order of their speed by `python -m roadseg.export RUN --compare` on a processor of AVX2: of
-# int8, OpenVINO takes two thirds of LiteRT's time; of float32, all are within a sixth.
+# In the order of their speed by `python -m roadseg.export RUN --compare` on a processor of AVX2.
 RUNTIMES = {'savedmodel': ('openvino', 'tensorflow'), 'frozen': ('openvino', 'tensorflow'),
             'tflite': ('openvino', 'tflite'), 'onnx': ('openvino', 'onnxruntime')}
 MODULES = {'tensorflow': ('tensorflow',), 'tflite': ('ai_edge_litert', 'tensorflow'),
@@ -36,13 +36,14 @@ def is_installed(runtime):
     return any(importlib.util.find_spec(module) for module in MODULES[runtime])
 
 
-def choose(runtime, form, path):
+def choose(runtime, form, path, quantization='none'):
     """Picks what an export will run on.
 
     Args:
-        runtime: 'auto' for the fastest that is installed, or its name.
+        runtime: 'auto' for the fastest that is installed and right, or its name.
         form: format of the export.
         path: of the export, for messages.
+        quantization: of the export.
 
     Returns:
         Name of the runtime.
@@ -54,6 +55,12 @@ def choose(runtime, form, path):
     if runtime != 'auto' and runtime not in able:
         raise InputError(f'{path} is in the format {form}, which {runtime} does not run; take '
                          f"--runtime auto or {' or '.join(able)}")
+    if quantization == 'int8':
+        # On processors without VNNI, sums of OpenVINO's 8 bits overflow: 12 in 1,000 pixels of
+        # another class than float32 has, by LiteRT 4.
+        able = able[::-1]
+    elif 'tensorflow' in able and has_driver():     # OpenVINO computes on the CPU here
+        able = sorted(able, key=lambda name: name != 'tensorflow')
     for name in able if runtime == 'auto' else (runtime,):
         if is_installed(name):
             return name
@@ -196,7 +203,7 @@ def open_export(path, runtime='auto'):
         InputError: it is damaged, or there is no such runtime here; see `read_metadata`.
     """
     model, metadata = read_metadata(path)
-    runtime = choose(runtime, metadata['format'], path)
+    runtime = choose(runtime, metadata['format'], path, metadata.get('quantization'))
     stack = ExitStack()
     try:
         answer = OPENERS[runtime](model, metadata, processors(), stack)
@@ -212,7 +219,8 @@ def open_export(path, runtime='auto'):
 
 
 # Each opens a model. Arguments: its path, its metadata, the number of threads, and an `ExitStack`
-# of what is to be closed. Returns a function uint8 [N, H, W, 3] -> float32 [N, H, W, C].
+# of what is to be closed. Returns a function uint8 [N, H, W, 3] -> [N, H, W, C], float32 or, of
+# int8, uint8.
 
 def _open_tensorflow(model, metadata, threads, stack):
     import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow

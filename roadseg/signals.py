@@ -6,10 +6,12 @@ ignore, as `nohup` does with SIGHUP, it goes on ignoring.
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 STOPPING = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
             if hasattr(signal, name)]       # Windows has no SIGHUP
+ONE_REQUEST = 0.5       # seconds in which it may come twice: to all processes, and handed on
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def as_ctrl_c():
 
 @contextmanager
 def stopping():
-    """Asks the training to end between two steps; the same signal again ends it at once.
+    """Asks the training to end between two steps; a signal later on ends it at once.
 
     Yields:
         Function that says whether a signal came.
@@ -29,10 +31,13 @@ def stopping():
     received = []
 
     def handler(number, frame):
-        received.append(number)
-        signal.signal(number, before[number])
-        with suppress(OSError):     # not print(), which may be what the signal interrupted
-            os.write(2, b'\nstopping after this step; once more to stop at once\n')
+        received.append(time.monotonic())
+        if received[-1] - received[0] > ONE_REQUEST:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        elif len(received) == 1:
+            with suppress(OSError):     # not print(), which may be what the signal interrupted
+                os.write(2, b'\nstopping after this step; once more to stop at once\n')
 
     with handling(handler) as before:
         yield lambda: bool(received)

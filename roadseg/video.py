@@ -16,10 +16,11 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image, ImageSequence
 
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, part_of, sweep, temporary, write_error
-from roadseg.images import PIXEL_LIMIT
+from roadseg.images import DAMAGE, PIXEL_LIMIT
 
 # Codecs by the ending of the file. x264 with 4:2:0 plays everywhere, but has no odd sizes.
 _X264 = ('-c:v', 'libx264', '-preset', 'veryfast', '-crf', '18')
@@ -31,6 +32,7 @@ ENDINGS = tuple(_CODECS)
 _GIF = 'split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1'
 _BT709 = ('-colorspace', 'bt709', '-color_primaries', 'bt709', '-color_trc', 'bt709')
 _REMEDY = 'expected a video, ' + ', '.join(ENDINGS)
+_CLOCK_OF_GIF = 100         # which FFmpeg takes for the rate where it can't guess it
 _RATE_LIMIT = 1000          # frames a second; beyond, the file's clock was taken for its rate
 
 
@@ -44,6 +46,10 @@ def _ffmpeg():
         raise InputError('videos need FFmpeg, which imageio-ffmpeg has not brought along here, or '
                          'IMAGEIO_FFMPEG_EXE names none; install it, and name it there')
     return program
+
+
+class NoFrame(InputError):
+    """A video of which no frame could be decoded, though its first one could be before."""
 
 
 class Reader:
@@ -77,16 +83,24 @@ class Reader:
         except OSError as error:
             raise InputError(f'FFmpeg cannot be started: {describe_os_error(error)}; '
                              'IMAGEIO_FFMPEG_EXE may name another') from error
-        header = re.match(rb'YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+).*\nFRAME', found.stdout)
+        header = re.match(rb'YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+).*? A(\d+):(\d+).*\nFRAME',
+                          found.stdout)
         log = found.stderr.decode(errors='replace')
         if not header:
             raise InputError(f'{path} is not a readable video: '
                              f'{_reason(log, "it has no frame")}; {_REMEDY}')
-        width, height, count, seconds = map(int, header.groups())
+        width, height, count, seconds, wide, high = map(int, header.groups())
+        self._options = []      # of the decoder
+        if wide and high and wide != high:      # pixels that are not square, as of DVDs
+            width = max(1, round(width * wide / high))
+            self._options += ['-vf', f'scale={width}:{height},setsar=1']
         if width * height > PIXEL_LIMIT:
             raise InputError(f'{path} cannot be used: its {width} x {height} pixels are more '
                              f'than {PIXEL_LIMIT / 1e6:.0f} megapixels; make it smaller')
         self.shape, self.rate = (height, width), Fraction(count, seconds or 1) or Fraction(25)
+        if self.path.suffix.lower() == '.gif' and self.rate == _CLOCK_OF_GIF:
+            self.rate = _rate_of_gif(path)
+            self._options += ['-r', str(self.rate)]
         if self.rate > _RATE_LIMIT:
             raise InputError(f'{path} cannot be used: its rate is {float(self.rate):g} frames a '
                              'second; give it a constant one with `ffmpeg -i IN -r 30 OUT`')
@@ -108,12 +122,16 @@ class Reader:
             self._process.wait()
 
     def __iter__(self):
-        """Yields the frames, uint8 ndarrays (H, W, 3), RGB; then sets `problem`."""
+        """Yields the frames, uint8 ndarrays (H, W, 3), RGB; then sets `problem`.
+
+        Raises:
+            NoFrame: there is none.
+        """
         height, width = self.shape
         size, count = height * width * 3, 0
         with temporary(tempfile.TemporaryFile) as log:
             self._process = subprocess.Popen(
-                [*self._command('error'), '-pix_fmt', 'rgb24', '-f', 'rawvideo', 'pipe:1'],
+                [*self._command('error'), *self._options, '-pix_fmt', 'rgb24', '-f', 'rawvideo', 'pipe:1'],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True)     # Ctrl-C is for Python to answer
             with self._process.stdout as frames:
@@ -128,6 +146,9 @@ class Reader:
             self.problem = f'it is damaged: {reason}'
         elif self._is_cut(count) and self._is_cut(self.rate * self._seconds_of_sound()):
             self.problem = f'it ends before its {self.expected} frames'
+        if not count:
+            raise NoFrame(f'{self.path} is not a readable video: '
+                          f'{self.problem or "it has no frame"}; {_REMEDY}')
 
     def _is_cut(self, frames):
         """Whether so many frames are fewer than the file says, rounding and drift left aside."""
@@ -228,6 +249,17 @@ class Writer:
                          f'the encoder ended with {status}')
         return InputError(f'cannot write {self.path}: {reason}; free some space, or write '
                           'elsewhere')
+
+
+def _rate_of_gif(path):
+    """The rate at which all frames of a GIF last whole periods, up to 50: frames a second."""
+    try:
+        with Image.open(path, formats=['GIF']) as image:
+            lengths = [frame.info.get('duration') or 100        # ms
+                       for frame in ImageSequence.Iterator(image)]
+    except DAMAGE:
+        return Fraction(10)
+    return min(Fraction(1000, math.gcd(*map(int, lengths))), Fraction(50))
 
 
 def _seconds(text):

@@ -98,7 +98,7 @@ def test_other_splits_leave_the_test_frames_alone(tmp_path, few):
         assert set(stems(training + validation)) == {*FRAMES['train'], *FRAMES['val']}
     # Runs of frames within each drive.
     assert stems(dataset.split('kfold:2:0')[1]) == [
-        '0001TP_006690', '0006R0_f00930', '0016E5_00390', '0016E5_00420', '0016E5_08190']
+        '0001TP_006690', '0006R0_f00930', '0016E5_00390', '0016E5_00420', '0016E5_07959']
     with pytest.raises(InputError, match="split 'val3' is none of val, test, trainval, kfold"):
         dataset.split('val3')
 

@@ -387,6 +387,22 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, tmp_path, 
     assert tiny.names() == ['step-000010', 'step-000015']
 
 
+def test_lack_of_memory_is_no_damage(tiny, monkeypatch, capsys):
+    """Else the newest checkpoint would be passed over, and deleted later."""
+    for step in (10, 20):
+        tiny.save(step)
+    tried = []
+
+    def full(sess, saver, path, progress):
+        tried.append(path.name)
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
+
+    monkeypatch.setattr(checkpoints, '_restore', full)
+    with pytest.raises(InputError, match='out of memory while .*step-000020'):
+        tiny.restore()
+    assert tried == ['step-000020'] and 'damaged' not in capsys.readouterr().err
+
+
 def test_no_whole_checkpoint(tiny):
     tiny.save(10)
     cut(tiny.save(20) / DATA)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from roadseg import commands
 from roadseg.commands import Parser, factors
 from roadseg.signals import hold_back
 
@@ -209,3 +210,29 @@ def test_a_signal_to_a_process_that_is_being_started_waits_for_its_handlers():
     assert process.stdout.readline() == 'here\n'
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ('', '') and process.returncode == 130
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='a shell closes the streams')
+def test_a_file_never_gets_the_number_of_a_stream_that_was_closed(tmp_path):
+    code = """
+import os, signal
+from roadseg.commands import run_command
+from roadseg.signals import stopping
+
+def command(_):
+    with open('made', 'w') as file, stopping() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+        file.write('whole')
+
+run_command(command)
+"""
+    subprocess.run(['sh', '-c', 'exec "$0" -c "$1" <&- 2>&-', sys.executable, code], cwd=tmp_path,
+                   check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert (tmp_path / 'made').read_text() == 'whole'
+
+
+def test_a_notebook_keeps_its_interrupts(monkeypatch):
+    monkeypatch.setattr(sys, 'ps1', '>>> ', raising=False)
+    monkeypatch.setattr(commands, 'handle', pytest.fail)
+    commands.stop_at_once()

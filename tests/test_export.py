@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,44 @@ def test_a_process_that_cannot_time_is_one_line(code, capfd):
             ask()
 
 
+def test_a_process_that_is_lost_costs_its_own_row(capfd):
+    good = 'import time\nfor _ in sys.stdin: print(1.5, flush=True)'
+    rows = [{}, {}, {}]
+    export.measure_in_turns(rows, [(good, 'a'), ('raise SystemExit(9)', 'b'), (good, 'c')])
+    assert rows == [{'ms': 1.5, 'peak_bytes': 1.5}, {'lost': True}, {'ms': 1.5, 'peak_bytes': 1.5}]
+    assert 'warning: the process that timed b has ended' in capfd.readouterr().err
+    with pytest.raises(InputError, match='timed a has ended'):
+        export.measure_in_turns([{}], [('raise SystemExit(9)', 'a')])
+
+
+def test_the_score_of_a_runtime_is_its_own(bright, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(bright, tmp_path / 'run')
+    monkeypatch.setattr(export, 'PRECISIONS', {'tflite': ('none',)})
+    monkeypatch.setattr(runtimes, 'is_installed', lambda name: True)
+    monkeypatch.setattr(export, 'measure_in_turns', lambda rows, starts: timed.extend(
+        runtime for *_, runtime in starts[1:]))
+    timed, check_on = [], export.check_on
+    monkeypatch.setattr(export, 'check_on', lambda folder, runtime, *rest: {
+        **check_on(folder, 'tflite', *rest), 'agreement': 0.5, 'after': 1.0})
+    assert call(run, '--compare') == 0
+    lite, other = (next(row for row in json.loads((run / 'compare.json').read_text())['rows']
+                        if row['runtime'] == name) for name in ('tflite', 'openvino'))
+    assert other['score'] == 1 != lite['score'] and other['problems'] and not lite['problems']
+    assert timed == ['tflite']
+    assert 'tflite on openvino: ' in capsys.readouterr().out
+
+
+def test_photographs_that_it_has_learned_from_are_not_checked_on(bright, tmp_path, capsys):
+    """As where photographs have come since, and the split moves."""
+    run = shutil.copytree(bright, tmp_path / 'run')
+    _, training, held_out = export.photographs_of(run, None)
+    noted = json.loads((run / 'photographs.json').read_text())
+    noted['training'].append(noted['validation'].pop())
+    (run / 'photographs.json').write_text(json.dumps(noted))
+    assert len(export.photographs_of(run, None)[2]) == len(held_out) - 1
+    assert 'was trained on 1 of the' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(bright, tmp_path / 'run')
@@ -395,6 +434,33 @@ def test_a_place_that_is_taken_or_no_folder(bright, tmp_path, capsys):
     assert call(bright, '--format', 'frozen', '--out', tmp_path / 'file' / 'below') == 2
     assert 'is a file; choose another' in error_of(capsys)
     assert (tmp_path / 'file').read_text() == 'x'
+
+
+@pytest.mark.parametrize('error, code, says', [
+    (tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating'), 2, 'out of memory while'),
+    (tf.errors.ResourceExhaustedError(None, None, 'x: No space left on device'), 2,
+     'cannot write'), (tf.errors.InvalidArgumentError(None, None, 'wrong shape'), None, '')])
+def test_what_is_no_matter_of_the_disk_is_not_said_to_be(bright, tmp_path, monkeypatch, capsys,
+                                                        error, code, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setitem(export.WRITERS, 'frozen', fail)
+    if code is None:            # a fault of this project keeps its traceback
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            call(bright, '--format', 'frozen', '--out', tmp_path / 'out')
+    else:
+        assert call(bright, '--format', 'frozen', '--out', tmp_path / 'out') == code
+        assert says in error_of(capsys)
+
+
+def test_too_little_memory_for_onnx_is_told_before(monkeypatch):
+    graph_def = tf.GraphDef()
+    graph_def.node.add(name='x' * 1000)
+    for free, fits in ((39_000, False), (60_000, True), (None, True)):
+        monkeypatch.setattr(export, 'free_memory', lambda free=free: free)
+        with nullcontext() if fits else pytest.raises(InputError, match='39 kB are free'):
+            export.check_memory_of_onnx(graph_def)
 
 
 @pytest.mark.parametrize('form', ['frozen', 'savedmodel', 'tflite'])

@@ -387,3 +387,22 @@ def test_memory_that_files_have_left_behind_is_free(tmp_path):
     assert files._left_in(tmp_path) == [900 - 700 + 450]
     (tmp_path / 'memory.max').write_text('max\n')
     assert files._left_in(tmp_path) == []
+
+
+def test_memory_of_control_groups_of_the_first_version(tmp_path):
+    for name, content in (('limit_in_bytes', '900'), ('usage_in_bytes', '700'),
+                          ('stat', 'active_file 1\ntotal_inactive_file 400\ntotal_active_file 50')):
+        (tmp_path / f'memory.{name}').write_text(content + '\n')
+    assert files._left_in(tmp_path) == [900 - 700 + 450]
+
+
+@pytest.mark.parametrize('line, expected', [
+    ('0::/mine', ['/sys/fs/cgroup/mine', '/sys/fs/cgroup']),
+    ('4:memory:/mine', ['/sys/fs/cgroup/memory/mine', '/sys/fs/cgroup/memory']),
+    ('4:hugetlb,memory:/a:b', ['/sys/fs/cgroup/memory/a:b']), ('2:cpu:/mine', [])])
+def test_control_groups_of_both_versions_are_looked_at(monkeypatch, line, expected):
+    asked = []
+    monkeypatch.setattr(files, '_left_in', lambda group: asked.append(str(group)) or [])
+    monkeypatch.setattr(files.Path, 'read_text', lambda *_, **__: line + '\n')
+    files.free_memory()
+    assert set(expected) <= set(asked) and bool(asked) == bool(expected)

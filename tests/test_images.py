@@ -158,6 +158,41 @@ def test_the_rotation_that_a_camera_noted_is_applied(tmp_path, suffix, orientati
     assert check_image(path) == expected.shape[:2]
 
 
+@pytest.mark.parametrize('tag, kind, content', [
+    (0x010f, 5, struct.pack('>II', 1, 3)), (0x0132, 5, struct.pack('>II', 1, 3)),  # Make, DateTime
+    (0x011a, 2, b'72 dpi\0\0'), (0x8769, 9, struct.pack('>ii', -7, 0))])   # XResolution, Exif
+def test_another_entry_that_is_odd_does_not_keep_it_from_being_turned(tmp_path, tag, kind,
+                                                                    content):
+    entries = sorted([(0x0112, struct.pack('>HHIHH', 0x0112, 3, 1, 6, 0)),
+                      (tag, struct.pack('>HHI', tag, kind, {2: 8, 5: 1, 9: 1}[kind])
+                       + (content[:4] if kind == 9 else struct.pack('>I', 38)))])
+    exif = b'Exif\0\0MM\0*\0\0\0\x08\0\x02' + b''.join(entry for _, entry in entries)
+    exif += b'\0\0\0\0' + content
+    for suffix in ('.jpg', '.webp', '.png'):
+        path = saved(tmp_path / f'a{suffix}', NOISE, exif=exif)
+        assert read_image(path).shape == TURNS[6].shape
+        assert images.orientation(path) == 6
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.webp'])
+def test_exif_that_cannot_be_read_is_none(tmp_path, suffix):
+    path = saved(tmp_path / f'a{suffix}', NOISE, exif=b'nothing of the kind')
+    assert read_image(path).shape == NOISE.shape and images.orientation(path) == 1
+
+
+def test_what_pillow_logs_of_a_damaged_file_is_not_printed(tmp_path):
+    path = saved(tmp_path / 'a.tif', NOISE)
+    content = path.read_bytes()
+    place = content.index(struct.pack('<HHI', 277, 3, 1))       # samples of a pixel
+    path.write_bytes(content[:place + 8] + struct.pack('<H', 255) + content[place + 10:])
+    code = ('import sys\nfrom roadseg.errors import InputError\n'
+            'from roadseg.images import read_image\n'
+            'try:\n    read_image(sys.argv[1])\nexcept InputError:\n    print("refused")')
+    answer = subprocess.run([sys.executable, '-c', code, path], capture_output=True, text=True,
+                            check=True, cwd=Path(__file__).parents[1])
+    assert (answer.stdout, answer.stderr) == ('refused\n', '')
+
+
 def refused(path, *pieces):
     """Checks that both readers refuse a file, on one line that names it."""
     for reader in (read_image, check_image):

@@ -596,6 +596,15 @@ def test_setup_by_root_where_services_would_run_as_root(tmp_path):
 
 
 @posix
+def test_setup_refuses_a_path_that_systemd_cannot_take(commands, tmp_path):
+    (tmp_path / 'my road/infra').mkdir(parents=True)
+    shutil.copy(INFRA / 'setup.sh', tmp_path / 'my road/infra')
+    answer = subprocess.run([tmp_path / 'my road/infra/setup.sh', '--dry-run'],
+                            capture_output=True, text=True, check=False)
+    assert answer.returncode == 2 and answer.stderr.startswith('error: systemd cannot take')
+    assert answer.stderr.count('\n') == 1
+
+
 def test_setup_names_an_unknown_option():
     answer = subprocess.run([INFRA / 'setup.sh', '--cpu'], capture_output=True, text=True,
                             check=False)

@@ -4,7 +4,9 @@ import json
 import os
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -313,10 +315,25 @@ def test_a_video_that_breaks_off_keeps_what_it_has(run, tmp_path, out, capsys):
     error = capsys.readouterr().err
     count = json.loads((out / 'clip.json').read_text())['frames']
     assert 8 < count < 25 and 'clip.avi: it is damaged: ' in error
-    assert f'; the {count} frames before that are in {out}/clip.avi' in error
+    assert f'; the {count} frames that could be read are in {out}/clip.avi' in error
     with video.Reader(out / 'clip.avi') as reader:
         assert len(list(reader)) == count
     assert (out / 'photo.png').exists()
+
+
+def test_a_decoder_that_ends_before_the_first_frame_is_one_line(run, tmp_path, out, capsys,
+                                                               monkeypatch):
+    """Such as one that the system kills for its memory, after the file was looked at."""
+    clip, photo = save_video(tmp_path / 'clip.mp4', sweep(3)), save(tmp_path / 'photo.png')
+    program = tmp_path / 'ffmpeg'
+    program.write_text('#!/bin/sh\ncase "$*" in *rawvideo*pipe:1*) kill -9 $$;; esac\n'
+                       f'exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(program))
+    assert call(run, clip, photo, '--out', out) == 1
+    error = capsys.readouterr().err
+    assert error.count('error: ') == 1 and 'clip.mp4 is not a readable video' in error
+    assert files(out) == ['photo.png']
 
 
 def test_a_video_that_is_none_does_not_stop_the_next(run, tmp_path, out, capsys):
@@ -420,6 +437,40 @@ def test_results_never_lie_among_or_on_the_inputs(run, tmp_path, out, capsys):
     (tmp_path / 'link').symlink_to(tmp_path / 'in')
     assert 'name another folder' in error_of(capsys, run, photo, '--out', tmp_path / 'link')
     assert photo.read_bytes() == before
+
+
+def test_frames_never_take_the_place_of_inputs(run, tmp_path, out, capsys):
+    clip = save_video(tmp_path / 'drive.mp4', sweep(3))
+    photos = [save(out / f'drive.masks/{number:06d}.png') for number in range(2)]
+    error = error_of(capsys, run, clip, out / 'drive.masks', '--out', out, '--masks')
+    assert 'drive.masks holds an input' in error
+    assert all(path.exists() for path in photos)
+
+
+def test_a_refused_command_makes_no_folder(run, tmp_path, capsys):
+    save(tmp_path / 'in/photo.png')
+    error_of(capsys, run, tmp_path / 'in', '--out', tmp_path / 'in/seen')
+    error_of(capsys, run, tmp_path / 'none.jpg', '--out', tmp_path / 'seen')
+    assert files(tmp_path) == ['in/photo.png'] and not (tmp_path / 'seen').exists()
+    assert not (tmp_path / 'in/seen').exists()
+
+
+def test_what_telephones_write_is_told(run, tmp_path, out, capsys):
+    save(tmp_path / 'in/photo.png')
+    for name in ('IMG_1.HEIC', 'drive.mkv', 'notes.txt'):
+        (tmp_path / 'in' / name).touch()
+    assert call(run, tmp_path / 'in', '--out', out) == 0
+    assert 'warning: 2 files in ' in (said := capsys.readouterr().err) and 'IMG_1.HEIC' in said
+    (tmp_path / 'drive.mkv').write_bytes(b'matroska')
+    assert '.mp4' in error_of(capsys, run, tmp_path / 'drive.mkv', '--out', out)
+
+
+@pytest.mark.parametrize('road, expected', [(1, 0), (0, 255), (None, 0)])
+def test_confidence_is_that_of_what_is_painted(road, expected):
+    certain = np.zeros((2, 3, 2), np.float32)
+    certain[..., 0] = 1
+    network = SimpleNamespace(classes=('a', 'b'), road=road)
+    assert (predict.confidence(certain, (2, 3), network) == expected).all()
 
 
 def test_results_into_a_file(run, tmp_path, capsys):

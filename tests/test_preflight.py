@@ -11,6 +11,7 @@ from roadseg.errors import InputError
 from roadseg.inference import Network
 from roadseg.training import preflight
 from roadseg.training.preflight import Cost
+from roadseg.training.workers import Workers
 
 GIB = 2 ** 30
 
@@ -182,7 +183,7 @@ def little_memory(monkeypatch):
     monkeypatch.setattr(preflight, 'available_memory', lambda sess: 2 * GIB)
 
 
-def report(image_size, test_scale=(1.0,), logits=None):
+def report(image_size, test_scale=(1.0,), logits=None, team=Workers()):
     """`preflight.report` of `tiny_network`, or of what `logits` makes of its image."""
     with tf.Graph().as_default() as graph, tf.Session() as sess:
         image, last = tiny_network()
@@ -193,7 +194,7 @@ def report(image_size, test_scale=(1.0,), logits=None):
         sess.run(tf.global_variables_initializer())
         graph.finalize()
         return preflight.report(sess, net, shapes, 10, tf.trainable_variables(), SimpleNamespace(
-            image_size=image_size, batch_size=1, precision='float32', test_scale=test_scale))
+            image_size=image_size, batch_size=1, precision='float32', test_scale=test_scale), team)
 
 
 def test_the_report_says_what_it_takes(capsys, little_memory):
@@ -208,6 +209,13 @@ def test_a_test_scale_whose_memory_will_not_do_is_refused_before_the_training(li
     with pytest.raises(InputError, match=r'out of memory: .*--test-scale 100.* and 2.0 GiB are '
                                          'free.*choose a smaller one'):
         report((320, 640), test_scale=[1.0, 100.0])
+
+
+def test_workers_of_a_machine_share_its_memory(monkeypatch):
+    monkeypatch.setattr(preflight, 'free_memory', lambda: 2 ** 30)
+    _, alone = report((32, 64))
+    _, shared = report((32, 64), team=Workers(['a:1', 'a:2', 'b:1', 'a:3']))
+    assert (alone, shared) == (2 ** 30, 2 ** 30 // 3)
 
 
 def test_memory_to_predict_grows_with_the_square_of_the_scale():

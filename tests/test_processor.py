@@ -18,6 +18,13 @@ def test_eigens_where_there_is_avx2_and_no_more(monkeypatch, flags, chosen):
     assert os.environ.get(NAME) == chosen
 
 
+@pytest.mark.parametrize('value, off', [('0', True), ('false', True), ('False', True),
+                                        ('1', False), ('', False)])
+def test_onednn_is_off_as_tensorflow_understands_it(monkeypatch, value, off):
+    monkeypatch.setenv(NAME, value)
+    assert processor.is_without_onednn() is off
+
+
 @pytest.mark.parametrize('chosen', ['0', '1', ''])
 def test_what_the_user_has_set_stays(monkeypatch, chosen):
     monkeypatch.setattr(processor, 'flags', lambda: {'avx2'})

@@ -1,4 +1,6 @@
 """The folder of a run: made at once, locked, and checked against what a resumed run finds."""
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -113,6 +115,17 @@ def test_nothing_to_lock():
         pass
 
 
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_disk_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with run_folder.locked(tmp_path):
+        pass
+    assert capsys.readouterr().err.count('knows no locks') == 1
+
+
 def test_folder_that_cannot_be_locked(tmp_path):
     (tmp_path / '.lock').mkdir()
     with pytest.raises(InputError, match=r'cannot write .*\.lock: .*folder'):
@@ -155,10 +168,21 @@ def test_signals_end_a_command_as_ctrl_c_does(number, body, count, message):
     process = start(WAIT.format(body=body, ready=False))
     for _ in range(count):
         process.send_signal(number)
-        time.sleep(.2)
+        time.sleep(.7)
     _, error = process.communicate(timeout=10)
     assert process.returncode == 130 and error.splitlines()[-1] == message
     assert 'Traceback' not in error
+
+
+def test_one_request_that_comes_in_two_ways_is_one():
+    """To all processes of a group, and handed on by the one that started them."""
+    process = start(WAIT.format(body=STOPPING.replace('range(3000)', 'range(40)').replace(
+        'if stopped():', 'if stopped() and step == 39:'), ready=False))
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(.05)
+    _, error = process.communicate(timeout=10)
+    assert error.splitlines()[-1] == 'saved' and error.count('stopping after this step') == 1
 
 
 def test_signal_that_is_ignored_stays_so():
@@ -213,6 +237,18 @@ def test_old_run_goes_on_with_what_an_option_stood_for_then(tmp_path, missing, e
     del saved[missing]
     write_json(tmp_path / 'options.json', {'options': saved})
     assert getattr(training_options.parse_args(['--resume', str(tmp_path)]), missing) == expected
+
+
+def test_software_of_other_wheels_and_of_a_zip_file(monkeypatch):
+    def missing(_):
+        raise run_folder.PackageNotFoundError
+
+    monkeypatch.setattr(run_folder, 'version', missing)
+    monkeypatch.setattr(subprocess, 'run', lambda *_, **__: SimpleNamespace(returncode=128,
+                                                                          stdout=''))
+    software = run_folder.describe_software()
+    assert software['versions']['tensorflow'] is None
+    assert software['commit'] is None and software['uncommitted_changes'] is None
 
 
 def test_software_is_described():

@@ -122,6 +122,18 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch):
         runtimes.choose('auto', 'tflite', 'x')
 
 
+def test_auto_takes_what_is_right_and_uses_the_gpu(monkeypatch):
+    """OpenVINO's 8 bits overflow on some processors, and it would leave a GPU idle."""
+    for name in runtimes.MODULES:
+        monkeypatch.setitem(runtimes.MODULES, name, ('numpy',))
+    assert runtimes.choose('auto', 'tflite', 'x', 'int8') == 'tflite'
+    assert runtimes.choose('openvino', 'tflite', 'x', 'int8') == 'openvino'
+    for driver, expected in ((False, 'openvino'), (True, 'tensorflow')):
+        monkeypatch.setattr(runtimes, 'has_driver', lambda driver=driver: driver)
+        assert runtimes.choose('auto', 'frozen', 'x') == expected
+        assert runtimes.choose('auto', 'tflite', 'x') == 'openvino'
+
+
 def test_a_runtime_of_another_format(folders):
     with pytest.raises(InputError, match='in the format tflite, which onnxruntime does not run'):
         runtimes.open_export(folders['tflite'], 'onnxruntime')

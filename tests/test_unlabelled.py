@@ -13,6 +13,7 @@ from PIL import Image
 
 import main
 import roadseg.model
+from roadseg import launch
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
@@ -269,11 +270,16 @@ def test_options_that_do_not_go_together(arguments, message, capsys):
     assert code == 2 and message in error and error.count('\n') == 1
 
 
-def test_several_workers_are_refused_before_anything_is_labelled(data, dataset, teacher,
-                                                                 photographs):
-    with pytest.raises(InputError, match='--unlabelled is for one worker; unset TF_CONFIG'):
-        with unlabelled.lesson(options_of(data, photographs, teacher), dataset, [], workers=2):
-            pass
+def test_several_workers_are_refused_before_one_is_started(teacher, photographs, capsys,
+                                                           monkeypatch):
+    arguments = ['--unlabelled', str(photographs), '--teacher', str(teacher)]
+    monkeypatch.setattr(launch, 'launch', pytest.fail)
+    assert run_command(launch.main, ['--workers', '2', '--', *arguments]) == 2
+    monkeypatch.setenv('TF_CONFIG', json.dumps({
+        'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}}))
+    assert run_command(main.main, arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all('--unlabelled is for one worker' in line for line in errors)
 
 
 def test_two_bounds_are_for_two_classes(data, dataset, teacher, photographs):

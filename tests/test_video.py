@@ -6,6 +6,7 @@ from fractions import Fraction
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from roadseg import video
 from roadseg.errors import InputError
@@ -65,6 +66,24 @@ def test_a_video_that_was_filmed_upright_is_read_upright(tmp_path):
     with Reader(tmp_path / 'b.mp4') as reader:
         assert reader.shape == (40, 24)
         assert next(iter(reader)).shape == (40, 24, 3)
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    """As of DVDs, and of cameras that film 1440x1080."""
+    path = write(tmp_path / 'a.mp4', plain(3, (108, 144)))
+    ffmpeg('-i', path, '-vf', 'setsar=4/3', tmp_path / 'b.mp4')
+    with Reader(tmp_path / 'b.mp4') as reader:
+        assert reader.shape == (108, 192)
+        assert [frame.shape for frame in reader] == [(108, 192, 3)] * 3
+
+
+@pytest.mark.parametrize('lengths, rate', [([3000] * 4, Fraction(1, 3)), ([60_000] * 3,
+                                                                          Fraction(1, 60))])
+def test_a_gif_of_slides_is_not_seen_a_hundred_times_a_second(tmp_path, lengths, rate):
+    slides = [Image.fromarray(frame) for frame in plain(len(lengths))]
+    slides[0].save(tmp_path / 'a.gif', save_all=True, append_images=slides[1:], duration=lengths)
+    with Reader(tmp_path / 'a.gif') as reader:
+        assert reader.rate == rate and len(list(reader)) == len(lengths)
 
 
 def test_sound_is_left_out(tmp_path):

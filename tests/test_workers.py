@@ -126,7 +126,9 @@ def test_workers_that_cannot_all_be_started_are_ended(monkeypatch):
     (config(index='0'), '0 to 1'), (config(index=True), '0 to 1'),
     (config(['a:1', 'a:1']), 'host:port'), (config(['a', 'b:2']), 'host:port'),
     (config(['a:0', 'b:2']), 'host:port'), (config(['a:²', 'b:2']), 'host:port'),
-    (config(['a:99999', 'b:2']), 'host:port'), (config([1, 2]), 'host:port'), (config([]), 'host')])
+    (config(['a:99999', 'b:2']), 'host:port'), (config([1, 2]), 'host:port'), (config([]), 'host'),
+    (config(['h1:1,h2:2']), 'host:port'), (config(['a,b:1', 'c:2']), 'host:port'),
+    (config(['::1:1', 'b:2']), 'host:port')])
 def test_a_malformed_tf_config_is_told(environ, says):
     with pytest.raises(InputError, match=f'TF_CONFIG.*{re.escape(says)}'):
         workers.join(environ)
@@ -146,6 +148,65 @@ def test_a_worker_that_never_starts_is_named(monkeypatch):
     addresses = launch.free_addresses(2)
     with pytest.raises(InputError, match=re.escape(f'worker 1 ({addresses[1]}) did not start')):
         workers.join(config(addresses, 0)).start()
+
+
+def test_two_workers_with_the_same_index_are_told(monkeypatch):
+    """On two machines, both have the port, and each sees its own among the others'."""
+    monkeypatch.setattr(workers, 'PATIENCE', 3)
+    addresses, said = launch.free_addresses(2), []
+
+    def start(listed):
+        try:
+            workers.join(config(listed, 0)).start()
+        except InputError as error:
+            said.append(str(error))
+
+    both = [threading.Thread(target=start, args=(listed,))
+            for listed in (addresses, addresses[::-1])]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(60)
+    assert len(said) == 2 and all('each an index of its own' in line for line in said)
+
+
+def test_a_worker_that_waits_for_the_others_hears_a_signal():
+    process = subprocess.Popen([sys.executable, '-c', """
+import os, signal, threading, time
+from roadseg.signals import as_ctrl_c
+from roadseg.training.workers import Workers
+
+class Session:
+    def run(self, *_):
+        os.write(1, b'waits\\n')
+        time.sleep(30)                      # as inside TensorFlow
+
+team = Workers(['a:1', 'b:1'])
+team._exchange = None, None
+with as_ctrl_c():
+    team.exchange(Session(), [1])
+"""], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'waits\n'
+    process.send_signal(signal.SIGTERM)
+    assert 'KeyboardInterrupt' in process.communicate(timeout=20)[1]
+
+
+def test_workers_of_a_machine_look_for_data_in_turn(tmp_path):
+    inside, most = [], []
+
+    def fetch(index):
+        with workers.join(config(['a:1', 'a:2'], index)).in_turn(tmp_path / 'data'):
+            inside.append(index)
+            most.append(len(inside))
+            time.sleep(0.2)
+            inside.remove(index)
+
+    both = [threading.Thread(target=fetch, args=(index,)) for index in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(20)
+    assert most == [1, 1]
 
 
 def test_the_port_of_a_killed_worker_can_be_used_at_once(monkeypatch):
@@ -169,6 +230,7 @@ def test_workers_watch_each_other_until_they_part_or_fail(monkeypatch, capsys):
     monkeypatch.setattr(workers, 'PATIENCE', 1)
     monkeypatch.setattr(workers, 'LOOK', 0.1)
     monkeypatch.setattr(os, '_exit', ended.append)
+    monkeypatch.setattr(workers.Workers, '_call_the_roll', lambda self: None)
     others = [socket.create_server(('127.0.0.1', 0)) for _ in range(3)]
     addresses = ['{}:{}'.format(*other.getsockname()) for other in others]
     watching, parted, failed = teams = [
@@ -389,4 +451,4 @@ def test_workers_with_other_options_are_refused(data, tmp_path):
                      for index in range(2))
     for process in start_each([first, second]):
         code, output = finish(process)
-        assert code == 2 and 'worker 1' in output and 'differs from worker 0 in options' in output
+        assert code == 2 and 'worker 1' in output and 'differs from worker 0 in --seed' in output

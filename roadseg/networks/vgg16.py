@@ -454,6 +454,9 @@ def check_layers(sess, path, image, keep_prob, layers):
     photographs = np.zeros((2, *size, 3), image.dtype.as_numpy_dtype)
     try:
         values = sess.run(layers, {image: photographs, keep_prob: 1})
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(f'out of memory while the graph in {path} was tried; end what else uses '
+                         'the memory, or choose another GPU by CUDA_VISIBLE_DEVICES') from error
     except tf.errors.OpError as error:
         raise InputError(f'the graph in {path} does not take photographs of {size[0]}x{size[1]} '
                          f'pixels: {describe_os_error(as_os_error(error))}; it should take any '

@@ -419,9 +419,16 @@ def _check_finite(sess, finite):
 
 @contextmanager
 def _naming_damage(path):
-    """Turns whatever a damaged checkpoint brings about into a line on stderr."""
+    """Turns whatever a damaged checkpoint brings about into a line on stderr.
+
+    Raises:
+        InputError: there is too little memory to tell whether it is damaged.
+    """
     try:
         yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise InputError(f'out of memory while {path} was read; end what else uses the memory, or '
+                         'choose another GPU by CUDA_VISIBLE_DEVICES') from error
     except (_Damaged, OSError, tf.errors.OpError, ValueError, KeyError, TypeError,
             DecodeError) as error:
         reason = str(error).strip().splitlines() or [repr(error)]

@@ -84,9 +84,11 @@ def describe(device, workers=1):
                 if workers > 1 else '')
         return f'device: {device.name}{several}{slow}'
     if has_driver() and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1'):
+        remedy = ('TensorFlow uses no GPU on Windows; run it in WSL2' if sys.platform == 'win32'
+                  else 'pip install -r requirements-gpu.txt, or see the reason with '
+                       'TF_CPP_MIN_LOG_LEVEL=0')
         return (f"device: {device.name}\nwarning: no GPU was found, although NVIDIA's driver is "
-                'there; pip install -r requirements-gpu.txt, or see the reason with '
-                'TF_CPP_MIN_LOG_LEVEL=0')
+                f'there; {remedy}')
     return f'device: {device.name}\nwarning: no GPU was found; the expected time follows below'
 
 

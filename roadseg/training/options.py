@@ -274,6 +274,12 @@ def check_teaching(given):
                              'photographs that have no labels')
 
 
+def check_alone(options):
+    """Raises InputError where an option is for one worker; to be asked where there are several."""
+    if options.unlabelled:
+        raise InputError('--unlabelled is for one worker; use python main.py, without TF_CONFIG')
+
+
 def given_options(argv):
     """Returns a dict of just those options that stand on the command line."""
     parser = build_parser()

@@ -143,16 +143,18 @@ def seconds_per_image(sess, logits, input_image, image_shape, feed_dict, carried
     return (1 + 2 * carried_back) * (time.perf_counter() - began)
 
 
-def available_memory(sess):
+def available_memory(sess, sharing=1):
     """Bytes that the session's device can give, None where that is not known.
 
-    Of a GPU, that is TensorFlow's limit; of a CPU, what the system has left.
+    Of a GPU, that is TensorFlow's limit; of a CPU, what the system has left, shared by as many
+    processes as will take it.
     """
     limits = [device.memory_limit_bytes for device in sess.list_devices()
               if device.device_type == 'GPU']
     if limits:
         return limits[0]
-    return free_memory()
+    free = free_memory()
+    return free and free // sharing
 
 
 def memory_advice(cost, batch_size, available):
@@ -241,7 +243,7 @@ def describe(cost, seconds, images, precision, workers=1):
     Args:
         cost: `Cost`.
         seconds: estimate per image.
-        images: that each worker will train on, over all epochs.
+        images: that each worker is still to train on.
         precision: 'float32', 'float16' or 'bfloat16'.
         workers: how many train at the same time.
     """
@@ -251,17 +253,17 @@ def describe(cost, seconds, images, precision, workers=1):
             f'{workers / max(seconds, 1e-9):.3g} images/s, {duration(images * seconds)} of training')
 
 
-def report(sess, net, shapes, images, variables, options, workers=1):
+def report(sess, net, shapes, images, variables, options, team):
     """Prints what a training run will take, and checks that the memory will do.
 
     Args:
         sess: session; the variables have values.
         net: `main.Training`.
         shapes: from `layer_shapes(net.logits)`.
-        images: how many this worker will train on, over all epochs.
+        images: how many this worker is still to train on.
         variables: those that are trained.
         options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
-        workers: how many train at the same time.
+        team: the workers.
 
     Returns:
         (`Cost`, bytes available or None).
@@ -274,10 +276,10 @@ def report(sess, net, shapes, images, variables, options, workers=1):
     estimate = cost(sess, net.logits, shapes, net.input_image, options.image_size,
                     options.batch_size, variables, options.precision, inference,
                     max(options.test_scale))
-    available = available_memory(sess)
+    available = available_memory(sess, team.count_here)
     check(estimate, options.batch_size, available)
     with advising(estimate, options.batch_size, available):
         seconds = seconds_per_image(sess, net.logits, net.input_image, options.image_size,
                                     inference, estimate.carried_back)
-    print(describe(estimate, seconds, images, options.precision, workers), flush=True)
+    print(describe(estimate, seconds, images, options.precision, team.count), flush=True)
     return estimate, available

@@ -33,4 +33,4 @@ def choose_convolutions():
 
 def is_without_onednn():
     """Whether oneDNN was switched off, and with it bfloat16 and gradients that Eigen lacks."""
-    return os.environ.get(ONEDNN) == '0'
+    return os.environ.get(ONEDNN, '').lower() in ('0', 'false')

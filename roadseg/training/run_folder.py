@@ -30,7 +30,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,6 +39,7 @@ from roadseg.errors import InputError
 from roadseg.files import (check_file, describe_os_error, differ, file_checksum, move_into_place,
                            part_folder, read_json, write_error, write_json, write_whole)
 
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP      # of a file system without them
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures
 NOT_COUNTED = ('fingerprint.pb', 'Thumbs.db', 'desktop.ini')    # in a SavedModel's checksum
@@ -106,13 +107,22 @@ def describe_software():
 
     try:
         commit = git('rev-parse', 'HEAD')
-        changed = bool(git('status', '--porcelain', '--untracked-files=no'))
+        status = git('status', '--porcelain', '--untracked-files=no')
+        changed = None if status is None else bool(status)
     except OSError:         # no git here
         commit, changed = None, None
     packages = ('tensorflow', 'numpy', 'scipy', 'pillow', 'imageio')
     return {'command': shlex.join(sys.argv), 'commit': commit, 'uncommitted_changes': changed,
             'versions': {'python': platform.python_version(),
-                         **{package: version(package) for package in packages}}}
+                         **{package: _version(package) for package in packages}}}
+
+
+def _version(package):
+    """The version of a package; None where it came under another name, as tensorflow-cpu does."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 # What it was trained on -----------------------------------------------------------------------
@@ -374,14 +384,17 @@ def locked(run):
         yield
         return
     path = Path(run) / '.lock'
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise InputError(f'{run} is being trained by another process; wait until it has ended, '
                          'or stop it') from None
     except OSError as error:
-        raise write_error(path, error) from error
+        if error.errno not in NO_LOCKS:
+            raise write_error(path, error) from error
+        print(f'warning: the disk of {run} knows no locks; take care that no other process trains '
+              'it', file=sys.stderr)
     try:
         yield
     finally:

@@ -69,7 +69,7 @@ class Lesson(NamedTuple):
 
 
 @contextmanager
-def lesson(options, dataset, training, workers=1):
+def lesson(options, dataset, training):
     """Gathers what a run learns from: the labelled photographs, and those of --unlabelled.
 
     A run that goes on takes the pseudo-labels that it has kept.
@@ -78,20 +78,17 @@ def lesson(options, dataset, training, workers=1):
         options: namespace.
         dataset: `Dataset`.
         training: list of (image, label) paths.
-        workers: how many share the training.
 
     Yields:
         `Lesson`.
 
     Raises:
-        InputError: several workers; the teachers or the photographs are not what they should
+        InputError: the teachers or the photographs are not what they should
             be, or what a run has kept is damaged.
     """
     if not options.unlabelled:
         yield Lesson(training, dataset.read_label, len(training))
         return
-    if workers > 1:
-        raise InputError('--unlabelled is for one worker; unset TF_CONFIG')
     scratch = nullcontext(options.resume / FOLDER) if options.resume else \
         temporary(tempfile.TemporaryDirectory, prefix='pseudo_labels-')
     with scratch as folder:

@@ -17,18 +17,22 @@ import sys
 import threading
 import time
 import zlib
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from filelock import FileLock
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.training.device import session_config
 from roadseg.training.run_folder import read_run
 
-GROUP = 1                   # key of the one group of all workers
+GROUP, ROLL_CALL = 1, 2     # keys of groups of all workers: the training's, and the start's
+EXCHANGE = 2 ** 30          # key of `exchange`: the graphs of two models may count to others
 PATIENCE = 45               # seconds that a worker may be silent before the others give up
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
@@ -61,7 +65,8 @@ class Workers:
         """Starts this worker's server and waits for the others.
 
         Raises:
-            InputError: this worker's port is in use, or another does not answer in time.
+            InputError: this worker's port is in use, or another does not answer in time, or has
+                the same index.
         """
         if self.count == 1:
             return
@@ -83,8 +88,43 @@ class Workers:
             if time.monotonic() > end:
                 raise InputError(f'{self.names(missing)} did not start within {PATIENCE} s')
             time.sleep(0.5)
+        self._call_the_roll()
         self._watching.set()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def _call_the_roll(self):
+        """Raises InputError where the workers do not find each other.
+
+        Two machines that are both worker 0 each see the ports of all, its own among them.
+        """
+        with tf.Graph().as_default(), self.session(tf.ConfigProto()) as sess:
+            with tf.device(f'/job:worker/task:{self.index}/cpu:0'):
+                present = tf.raw_ops.CollectiveReduce(
+                    input=tf.one_hot(self.index, self.count), group_size=self.count,
+                    group_key=ROLL_CALL, instance_key=EXCHANGE, merge_op='Add', final_op='Id',
+                    subdiv_offsets=[0], timeout_seconds=float(PATIENCE))
+            try:
+                sess.run(present)
+            except tf.errors.OpError as error:
+                raise InputError('TF_CONFIG: the workers do not find each other; give all of them '
+                                 'the same list, and each an index of its own') from error
+
+    @contextmanager
+    def in_turn(self, folder):
+        """Lets one worker of a machine after the other look for data, which the first may fetch.
+
+        Args:
+            folder: where it goes.
+        """
+        lock = FileLock(Path(folder) / '.fetch.lock')
+        if self.count > 1:
+            with suppress(OSError):         # a folder that is read-only: nothing will be fetched
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def session(self, config):
         """Opens a session on this worker's server, or, where it is alone, in this process.
@@ -94,8 +134,16 @@ class Workers:
 
         Returns:
             `tf.Session`.
+
+        Raises:
+            InputError: the GPU is taken by other processes.
         """
-        return tf.Session(self.target, config=self.configure(config))
+        try:
+            return tf.Session(self.target, config=self.configure(config))
+        except (tf.errors.InternalError, tf.errors.ResourceExhaustedError) as error:
+            raise InputError('the GPU cannot be used: ' + str(error).splitlines()[0] + '; see '
+                             'nvidia-smi; CUDA_VISIBLE_DEVICES chooses another, or none by '
+                             '-1') from error
 
     def configure(self, config):
         """Returns a session's configuration, with what collective operations need."""
@@ -161,7 +209,7 @@ class Workers:
     def farewell(self, missing):
         """What is said where other workers are gone."""
         return (f'{self.names(missing)} is gone; start all workers again, with --resume and the '
-                'run folder')
+                'run folder if there is one')
 
     def finish(self, sess):
         """Waits for all workers, after which one may go without alarming the others."""
@@ -257,20 +305,20 @@ class Workers:
             return self._collective(flat), self._collective
         return reduced(flat)
 
-    def _collective(self, flat):
+    def _collective(self, flat, key=None):
         self._instances += 1
         # Several rings: in two pieces of 37 MB, gradients took two to three times as long.
         rings = 1 + min((flat.shape.num_elements() or 0) // (PIECE * self.count), 15)
         return tf.raw_ops.CollectiveReduce(
-            input=flat, group_size=self.count, group_key=GROUP, instance_key=self._instances,
-            merge_op='Add', final_op='Id', subdiv_offsets=[0] * rings)
+            input=flat, group_size=self.count, group_key=GROUP,
+            instance_key=key or self._instances, merge_op='Add', final_op='Id', subdiv_offsets=[0] * rings)
 
     def prepare(self):
         """Adds what `exchange` and `agree` need, before the graph is finalized."""
         if self.count == 1:
             return
         fed = tf.placeholder(tf.float64, [None])
-        self._exchange = fed, self._reduced(fed)
+        self._exchange = fed, self._collective(fed, EXCHANGE)
         # Reduced one by one: all of them together may be gigabytes.
         variables = [variable for variable in tf.global_variables()
                      if variable.dtype.base_dtype in (tf.float32, tf.int32, tf.int64)]
@@ -297,8 +345,17 @@ class Workers:
         """
         if self.count == 1:
             return np.float64(numbers)
-        fed, reduced = self._exchange
-        return sess.run(reduced, {fed: numbers})
+        (fed, reduced), answer = self._exchange, Future()
+
+        def run():
+            try:
+                answer.set_result(sess.run(reduced, {fed: numbers}))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        # Not in this thread: no signal is heard inside TensorFlow, however long the others take.
+        threading.Thread(target=run, daemon=True).start()
+        return answer.result()
 
     def of_first(self, sess, numbers):
         """Returns the numbers that the first worker has: float64 ndarray."""
@@ -323,9 +380,16 @@ class Workers:
         if self.count == 1:
             return
         own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
-        self.check_same(sess, 'options', str(sorted(
-            (name, value) for name, value in vars(options).items() if name not in own)))
-        self.check_same(sess, 'versions', f'TensorFlow {tf.__version__}, NumPy {np.__version__}')
+        names = sorted({*vars(options)} - own)
+        self.check_same(sess, 'versions', f'TensorFlow {tf.__version__}, NumPy {np.__version__}, '
+                                          f'options {" ".join(names)}')
+        values = {name: str(getattr(options, name)) for name in names}
+        try:
+            self.check_same(sess, 'options', str(values))
+        except InputError:          # on all workers: which one is it?
+            for name, value in values.items():
+                self.check_same(sess, '--' + name.replace('_', '-'), value)
+            raise
         self.check_same(sess, 'photographs',
                         ' '.join(image.stem for image, _ in dataset.labelled))
         sess.run(self._agree)
@@ -417,5 +481,6 @@ def _is_address(text):
         host.encode('idna')
     except UnicodeError:        # two dots, or what is too long
         return False
-    return (bool(re.fullmatch(r'[^\s/]+', host)) and port.isascii() and port.isdigit()
+    # no comma, as two addresses in one have; IPv6 in brackets
+    return (bool(re.fullmatch(r'\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s/\[\]:,]+', host)) and port.isascii() and port.isdigit()
             and 0 < int(port[:6]) < 65536)
