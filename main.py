@@ -14,23 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import duration, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
-from roadseg.training import allocator, processor
-from roadseg.training.options import check_alone, parse_args
-
-
-def prepare(argv):
-    """Reads the options, and sets what TensorFlow asks for while it is imported."""
-    allocator.use_huge_pages()      # may start Python anew
-    if parse_args(argv).dataset != 'demo':      # oneDNN suits its narrow network better
-        processor.choose_convolutions()
-
-
-if __name__ == '__main__':      # before the seconds that TensorFlow takes
-    if code := run_command(prepare):
-        sys.exit(code)
+    from roadseg.training import startup
+    startup.prepare()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -38,20 +24,23 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 import helper
-from roadseg.datasets import catalogue
+from roadseg.commands import run_command
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet, vgg16
 from roadseg.signals import stopping
 from roadseg.tf_paths import literal
-from roadseg.training import (augment, checkpoints, class_weights, device, loss_scale, pipeline,
-                              preflight, start_from, unlabelled, update, workers)
+from roadseg.training import (checkpoints, device, loss_scale, pipeline, preflight, start_from,
+                              unlabelled, update, workers)
 from roadseg.training.held_out import HeldOut
+from roadseg.training.options import parse_args
 from roadseg.training.recorder import Recorder
-from roadseg.training.run_folder import Progress, check_same, locked, start_run
+from roadseg.training.run_folder import Progress, locked, start_run
 from roadseg.training.schedule import learning_rate_at
-from roadseg.training.variables import add_weight_decay, l2_regularizer, trained_variables
+from roadseg.training.setting import settle
+from roadseg.training.variables import (add_weight_decay, initialize_new, l2_regularizer,
+                                        trained_variables)
 from roadseg.training.workers import SEED_STEP, Workers
 
 
@@ -68,7 +57,8 @@ def load_vgg(sess, vgg_path, image=None):
     Returns:
         Tensors (image_input [N, H, W, 3] RGB 0-255, keep_prob [],
         layer3_out [N, H/8, W/8, D3], layer4_out [N, H/16, W/16, D4],
-        layer7_out [N, H/32, W/32, D7]), float32; the sizes are rounded up.
+        layer7_out [N, H/32, W/32, D7]), float32; the sizes are rounded up. With `image`, the first
+        is connected to nothing.
 
     Raises:
         InputError: the folder is no SavedModel, or lacks the tag or a tensor; or there is too
@@ -107,12 +97,8 @@ def bilinear_kernel(size, channels):
     Returns:
         float32 ndarray [size, size, C, C].
     """
-    centre, radius = (size - 1) / 2, size // 2
-    ramp = 1 - abs(np.arange(size) - centre) / radius
-    kernel = np.zeros((size, size, channels, channels), np.float32)
-    for channel in range(channels):
-        kernel[:, :, channel, channel] = np.outer(ramp, ramp)
-    return kernel
+    ramp = 1 - abs(np.arange(size) - (size - 1) / 2) / (size // 2)
+    return np.float32(np.multiply.outer(np.outer(ramp, ramp), np.eye(channels)))
 
 
 def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score_channels=None,
@@ -167,9 +153,9 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
 
     size3, size4 = tf.shape(vgg_layer3_out)[1:3], tf.shape(vgg_layer4_out)[1:3]
     with tf.variable_scope('decoder'):
-        score7 = score(vgg_layer7_out, 'score7')
-        score4 = score(1e-2 * vgg_layer4_out, 'score4')
-        score3 = score(1e-4 * vgg_layer3_out, 'score3')
+        score7 = score(vgg_layer7_out, 'score7')                # [N, H/32, W/32, K]
+        score4 = score(1e-2 * vgg_layer4_out, 'score4')         # [N, H/16, W/16, K]
+        score3 = score(1e-4 * vgg_layer3_out, 'score3')         # [N, H/8, W/8, K]
         fused4 = upsample(score7, bilinear_kernel(4, channels), size4, 'upsample2') + score4
         fused3 = upsample(fused4, bilinear_kernel(4, channels), size3, 'upsample4') + score3
         if score_channels:
@@ -213,14 +199,12 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     """
     logits = tf.reshape(nn_last_layer, [-1, num_classes], name='logits')
     labels = tf.cast(tf.reshape(correct_label, [-1, num_classes]), tf.float32)
-    # An all-zero row has loss 0 but the gradient softmax(logits): it must be masked.
-    weights = [1.0] * num_classes if class_weights is None else class_weights
-    evaluated = tf.reduce_sum(labels * weights, axis=1)
-    cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(
-        labels=tf.stop_gradient(labels), logits=logits)
-    loss = tf.divide(tf.reduce_sum(evaluated * cross_entropy),
-                     tf.maximum(tf.reduce_sum(evaluated), 1.0))
-    loss *= team.share(tf.reduce_sum(evaluated))    # 1, where a worker is alone
+    cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=logits)
+    # An all-zero row has cross entropy 0 but the gradient softmax(logits): its weight is 0.
+    weights = tf.reduce_sum(labels * (1.0 if class_weights is None else class_weights), axis=1)
+    weight = tf.reduce_sum(weights)
+    loss = tf.reduce_sum(weights * cross_entropy) / tf.maximum(weight, 1.0)
+    loss *= team.share(weight)      # 1, where a worker is alone
     cross_entropy_loss = tf.identity(*team.sum([loss]), name='loss')
 
     variables = trained_variables(freeze_blocks, train)
@@ -235,16 +219,6 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
     train_op = update.adam_step(gradients, variables, learning_rate, decoder_rate, average_decay,
                                 finite)
     return logits, train_op, cross_entropy_loss
-
-
-def initialize_new(sess):
-    """Initialises the variables that hold no value yet, and leaves pretrained weights alone."""
-    with sess.graph.as_default():
-        variables = tf.global_variables()
-        if variables:
-            names = set(sess.run(tf.report_uninitialized_variables(variables)))
-            sess.run([variable.initializer for variable in variables
-                      if variable.op.name.encode() in names])
 
 
 def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_loss, input_image,
@@ -321,17 +295,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                     after_step()
             if stopped() and progress.step < max_steps:
                 break
-            progress.epoch += 1
-            row = {'epoch': progress.epoch, 'step': progress.step,
-                   'loss': progress.epoch_loss / max(progress.epoch_steps, 1),
-                   'learning_rate': rate, 'seconds': progress.seconds,
-                   'images_per_second': images_seen / elapsed if images_seen else None}
-            progress.epoch_steps, progress.epoch_loss = 0, 0.0
-            done = max(progress.epoch / epochs, progress.step / max_steps)
-            left = progress.seconds * (1 / done - 1)
-            tqdm.write(f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}"
-                       + (f", {row['images_per_second']:.2f} images/s" if images_seen else '')
-                       + (f', {duration(left)} to go' if left > 60 else ''))
+            row = progress.end_epoch(rate, images_seen / elapsed if images_seen else None)
+            tqdm.write(preflight.describe_epoch(row, epochs, max_steps))
             if after_epoch is not None:
                 after_epoch(row)
     return progress
@@ -347,7 +312,7 @@ class Training(NamedTuple):
     learning_rate: tf.Tensor        # float32 []
     feed: dict                      # from further tensors to what every step feeds them with
     logits: tf.Tensor               # float32 [pixels, C]
-    train_op: tf.Operation
+    train_op: object                # operation or tensor
     cross_entropy_loss: tf.Tensor   # float32 []
 
 
@@ -368,7 +333,8 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
         `Training`.
 
     Raises:
-        InputError: see `load_vgg`; a graph that lacks what SegNet unpools with.
+        InputError: see `load_vgg` and `vgg16.check_layers`; a graph that lacks what SegNet
+            unpools with.
     """
     tf.set_random_seed(options.seed)
     input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
@@ -378,6 +344,7 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
                        [layer3_out, layer4_out, layer7_out])
     feed = {seed: value + SEED_STEP * team.index        # dropout differs by worker
             for seed, value in vgg16.draw_new_kernels(sess, options.seed).items()}
+    # Before the decoder is built: its kernels bring their own weight decay.
     of_encoder = trained_variables(options.freeze_blocks, options.train)
     image_shape = tf.shape(input_image)[1:3]
     nothing = tf.constant(IGNORED, tf.uint8, [1, 1, 1])     # where no training step is made
@@ -411,41 +378,19 @@ def run(options):
             machine and the data is filled in: precision, xla, split, batch size, image size.
 
     Returns:
-        Path of the run folder.
+        Path of the run folder; on workers that do not keep it, of the folder of the runs.
 
     Raises:
         InputError: something that the user can put right.
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
     team = workers.join()
-    if team.count > 1:
-        check_alone(options)
-    team.start()
-    hardware = device.find(options.precision, options.xla)
-    print(device.describe(hardware, team.count), flush=True)
-    # A run of float16 keeps its loss scale where it goes on without: its checkpoints hold it.
-    scale_loss = 'float16' in (hardware.precision, options.precision if options.resume else '')
-    with team.in_turn(options.data_dir):
-        dataset = catalogue.load(options.dataset, options.data_dir, options.classes,
-                                 strict=not options.own_data)
-    options.precision, options.xla = hardware.precision, hardware.xla
-    options.split = options.split or dataset.default_split
-    training, validation = dataset.split(options.split)
-    options.batch_size = team.batch_size(options)
-    sizes = pipeline.check(dataset, training, validation, options.batch_size, team.count,
-                           options.ignore_last_rows)
-    options.image_size = pipeline.training_size(options.image_size, sizes)
-    with team.in_turn(options.data_dir):
-        num_classes, encoder = len(dataset.classes), vgg16.find_encoder(options)
-    check_same(options.resume, options.data_dir, dataset, training, validation, encoder)
-    read_label = pipeline.ignoring_last_rows(dataset.read_label, options.ignore_last_rows)
-    weights = class_weights.find(options.class_weights, training,
-                                 dataset._replace(read_label=read_label))
+    hardware, dataset, training, validation, encoder, weights, scale_loss = settle(options, team)
 
     with unlabelled.lesson(options, dataset, training) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
-        net = build(sess, encoder, num_classes, options, weights, team, scale_loss)
+        net = build(sess, encoder, len(dataset.classes), options, weights, team, scale_loss)
         saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
         team.prepare()
         initialize_new(sess)
@@ -461,13 +406,8 @@ def run(options):
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options, team)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
-        read_label = pipeline.ignoring_last_rows(lesson.read_label, options.ignore_last_rows)
-        get_batches_fn = pipeline.gen_batch_function(
-            lesson.pairs, read_label, options.image_size, seed=options.seed,
-            augment=partial(augment.distort, flip=options.flip, scale=options.scale,
-                            colour=options.colour),
-            first_epoch=progress.epoch, cache=cache, order=lesson.order,
-            worker=(team.index, team.count))
+        get_batches_fn = pipeline.training_batches(lesson, options, cache, progress.epoch,
+                                                   (team.index, team.count))
 
         keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
                             lambda new: checkpoints.save(sess, saver, new, progress),

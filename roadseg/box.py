@@ -23,12 +23,11 @@ import numpy as np
 
 import main as script
 from roadseg.datasets import camvid, kitti
-from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import make_folder
 from roadseg.images import read_image, resize, write_image, write_mask
 from roadseg.networks import narrow, vgg16
-from roadseg.training.pipeline import read_pair
+from roadseg.training.pipeline import ignoring_last_rows, read_pair
 
 WINDOW = {'kitti': (370, 660), 'camvid': (272, 480)}        # rows, columns: about 16:9
 LAST_ROWS = 8               # of KITTI's labels, that are not evaluated
@@ -81,18 +80,17 @@ def write_windows(data_dir, folder):
         make_folder(folder / name)
 
     def write(job):
-        prefix, dataset, pair, shape, count, last_rows = job
-        image, classes = read_pair(pair, dataset.read_label)
-        classes = classes.copy()
-        classes[len(classes) - last_rows:] = IGNORED
+        prefix, read_label, pair, shape, count = job
+        image, classes = read_pair(pair, read_label)
         for index, (window, of_window) in enumerate(windows(image, classes, shape, count)):
             name = f'{prefix}_{pair[0].stem}_{index}'
             write_image(folder / f'images/{name}.jpg', window)
             write_mask(folder / f'masks/{name}.png', of_window)
 
-    jobs = ([('a', road, pair, WINDOW['kitti'], 3, LAST_ROWS) for pair in training]
-            + [('b', street, pair, WINDOW['camvid'], 2, 0) for pair in of_camvid]
-            + [('z', road, pair, WINDOW['kitti'], 1, 0) for pair in held_out])
+    without_last_rows = ignoring_last_rows(road.read_label, LAST_ROWS)
+    jobs = ([('a', without_last_rows, pair, WINDOW['kitti'], 3) for pair in training]
+            + [('b', street.read_label, pair, WINDOW['camvid'], 2) for pair in of_camvid]
+            + [('z', road.read_label, pair, WINDOW['kitti'], 1) for pair in held_out])
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(write, jobs):
             pass

@@ -36,7 +36,8 @@ from roadseg.threads import prepared_ahead
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import check_classes, photograph_names, read_options, trained_on
+from roadseg.training.run_folder import (check_classes, photograph_names, read_options,
+                                         read_photographs, trained_on)
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -85,6 +86,10 @@ def open_dataset(run, data_dir):
         raise InputError(f"there is no folder {folder}{' here' * (not os.path.isabs(folder))}, "
                          f"where the data of {run} {'lay' if data_dir is None else 'should be'}; "
                          'name it with --data-dir')
+    noted = [name for names in read_photographs(run).values() for name in names]
+    if noted and not any(os.path.isfile(Path(folder, name)) for name in noted):     # the same
+        raise InputError(f'none of the {len(noted)} photographs of {run} is in {folder}, such as '
+                         f'{noted[0]}; name the folder that they are in with --data-dir')
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
     check_classes(run, dataset)
     return dataset, options
@@ -186,8 +191,8 @@ def prepare(run, args):
         InputError: no run, no checkpoint, no labelled photograph, a damaged log.
     """
     dataset, options = open_dataset(run, args.data_dir)
-    split, pairs, seen = frames_of(args.split, options['split'] or dataset.default_split, dataset, run,
-                             args.data_dir or options['data_dir'])
+    split, pairs, seen = frames_of(args.split, options['split'] or dataset.default_split, dataset,
+                                   run, args.data_dir or options['data_dir'])
     calibrations = None
     if args.bev:
         calibrations = read_calibrations([image for image, _ in pairs], dataset)

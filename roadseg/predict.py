@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from roadseg import video
+from roadseg import runtimes, video
 from roadseg.errors import InputError
 from roadseg.files import check_file, delete, make_folder, write_json
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
@@ -53,7 +53,6 @@ SUMMARY = 'predictions.json'
 FOREIGN = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
            '.wmv')
 QUALITY = 90                # of JPEG overlays
-RUNTIMES = ('auto', 'tensorflow', 'tflite', 'onnxruntime', 'openvino')
 
 
 class Job(NamedTuple):
@@ -492,7 +491,7 @@ def main(argv=None):
         help=f'write the share of each class, too, of each file and of all in {SUMMARY}')
     add('--temporal', type=number(float, 0, 0.99), default=0.0, metavar='WEIGHT',
         help='smooth videos: the weight of the frames before, such as 0.6')
-    add('--runtime', choices=RUNTIMES, default='auto', help='what an export runs on')
+    add('--runtime', choices=('auto', *runtimes.MODULES), default='auto', help='what an export runs on')
     add('--checkpoint', choices=('last', 'best'), default='last', help='of a run')
     args = parser.parse_args(argv)
 

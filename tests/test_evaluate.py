@@ -365,7 +365,7 @@ def test_bad_folders(run, data, tmp_path, capsys, monkeypatch, nowhere):
     assert 'options.json' in error_of(capsys, tmp_path)
     empty = tmp_path / 'empty'
     (empty / 'data_road/training/image_2').mkdir(parents=True)
-    assert 'holds no training photographs' in error_of(capsys, run, '--data-dir', empty)
+    assert 'photographs of' in error_of(capsys, run, '--data-dir', empty)
     unlabelled = tmp_path / 'unlabelled'
     shutil.copytree(data, unlabelled)
     labels = unlabelled / 'data_road/training/gt_image_2'
@@ -390,6 +390,16 @@ def test_data_that_have_moved_are_asked_for_and_not_downloaded(run, tmp_path, ca
         assert (arguments[-1] if arguments else 'data') in message and '--data-dir' in message
         assert nowhere not in message
     assert [path.name for path in tmp_path.iterdir()] == ['moved']
+
+
+def test_a_data_folder_without_the_photographs_is_told_and_nothing_is_downloaded(
+        run, tmp_path, capsys, monkeypatch):
+    """Such as the `data` of a fresh checkout."""
+    monkeypatch.setattr(evaluate.catalogue, 'load', pytest.fail)
+    copy = copy_of(run, tmp_path / 'run', data_dir=str(tmp_path / 'data'))
+    (tmp_path / 'data').mkdir()
+    message = error_of(capsys, copy)
+    assert 'name the folder that they are in with --data-dir' in message and 'none of the' in message
 
 
 def test_a_test_scale_beyond_the_memory_is_refused(run, capsys, monkeypatch):

@@ -22,7 +22,7 @@ from roadseg.commands import run_command
 from roadseg.errors import InputError
 from roadseg.images import read_image, resize, seen_size, write_image
 from roadseg.inference_graph import inference_graph, phases
-from roadseg.training.run_folder import checksum
+from roadseg.training.run_folder import checksum, photograph_names
 
 RNG = np.random.default_rng(11)
 UNTRAINED = {'Select', 'If', 'StatelessIf', 'Conv2DBackpropInput', 'MirrorPad', 'SpaceToBatchND',
@@ -310,13 +310,13 @@ def test_the_score_of_a_runtime_is_its_own(bright, tmp_path, monkeypatch, capsys
     assert 'tflite on openvino: ' in capsys.readouterr().out
 
 
-def test_photographs_that_it_has_learned_from_are_not_checked_on(bright, tmp_path, capsys):
+def test_photographs_that_it_has_learned_from_are_not_checked_on(bright, data, tmp_path,
+                                                                capsys):
     """As where photographs have come since, and the split moves."""
     run = shutil.copytree(bright, tmp_path / 'run')
     _, training, held_out = export.photographs_of(run, None)
-    noted = json.loads((run / 'photographs.json').read_text())
-    noted['training'].append(noted['validation'].pop())
-    (run / 'photographs.json').write_text(json.dumps(noted))
+    (run / 'photographs.json').write_text(json.dumps(
+        photograph_names(data, [*training, held_out[-1]], held_out[:-1])))
     assert len(export.photographs_of(run, None)[2]) == len(held_out) - 1
     assert 'was trained on 1 of the' in capsys.readouterr().err
 

@@ -224,7 +224,7 @@ def test_options_are_read():
 @pytest.mark.parametrize('argv', [['--demo'], ['--dataset', 'demo'],
                                   ['--demo', '--dataset', 'demo']])
 def test_demo_sets_its_defaults_but_an_explicit_option_wins(argv):
-    demo = training_options.RECIPES['demo', 'fcn8s']
+    demo = training_options.RECIPES['demo']
     options = parse_args(argv)
     for name, value in demo.items():
         assert getattr(options, name) == value
@@ -236,9 +236,11 @@ def test_demo_sets_its_defaults_but_an_explicit_option_wins(argv):
     assert parse_args(['--batch-size', '1', *argv]).batch_size == 1
 
 
-@pytest.mark.parametrize('dataset, model', training_options.RECIPES)
+@pytest.mark.parametrize('dataset', training_options.RECIPES)
+@pytest.mark.parametrize('model', ['fcn8s', 'segnet'])
 def test_recipes_are_options_that_could_be_typed(dataset, model):
-    recipe = training_options.RECIPES[dataset, model]
+    recipe = {**training_options.RECIPES[dataset],
+              **training_options.OF_MODEL.get((dataset, model), {})}
     typed = [word for name, value in recipe.items() if value is not None for word in (
         f"--{name.replace('_', '-')}", 'x'.join(map(str, value)) if name == 'image_size'
         else str(value))]

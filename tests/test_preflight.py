@@ -180,7 +180,7 @@ def test_available_memory_is_a_plausible_number_of_bytes():
 @pytest.fixture
 def little_memory(monkeypatch):
     """A machine with 2 GiB."""
-    monkeypatch.setattr(preflight, 'available_memory', lambda sess: 2 * GIB)
+    monkeypatch.setattr(preflight, 'available_memory', lambda *_: 2 * GIB)
 
 
 def report(image_size, test_scale=(1.0,), logits=None, team=Workers()):

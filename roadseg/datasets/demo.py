@@ -237,7 +237,8 @@ def _parse_args(argv):
     parser = commands.Parser(prog='python -m roadseg.datasets.demo',
                              description=__doc__)
     parser.add_argument('--out', type=Path, required=True,
-                        help='folder that gets data_road/ or, with 7 classes, scenes7/')
+                        help='folder that gets data_road/, for --dataset kitti, or, with 7 classes, '
+                             'scenes7/, for --dataset folder')
     parser.add_argument('--classes', type=commands.number(int, 2, 7), default=2,
                         help="2, in KITTI Road's layout, or 7")
     count = commands.number(int, 0, 10**6)

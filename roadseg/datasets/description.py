@@ -1,7 +1,8 @@
 """What everything else knows of a data set: a plain description, made by the `load` of its module.
 
 Batches, loss, validation, page, overlays and evaluation ask the description, and know no data set
-by name.
+by name. By name go only: the defaults in `training.options`, which encoder and convolutions the
+demo gets, `evaluate --submission`, and that names in a folder of one's own say nothing elsewhere.
 """
 from types import ModuleType
 from typing import Callable, NamedTuple
@@ -16,7 +17,7 @@ class Dataset(NamedTuple):
     classes: tuple          # names of the C classes; a class's number is its place, from 0
     palette: tuple          # C colours (r, g, b), 0-255, in which they are painted
     road: int | None        # number of the class that is road
-    measures: ModuleType    # how it is scored: roadseg.scoring.road or roadseg.scoring.classes
+    measures: ModuleType    # scoring.road, of two classes of which 1 is road; or scoring.classes
     labelled: list          # (image, label) paths of all labelled photographs, in order
     tests: list             # paths of the photographs without a label
     read_label: Callable    # path -> uint8 (H, W) class numbers, `IGNORED` where not evaluated

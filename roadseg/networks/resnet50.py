@@ -20,7 +20,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from roadseg.commands import Parser, number, run_command, stop_at_once
+from roadseg.commands import Parser, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
@@ -301,16 +301,13 @@ def convert(weights, out, width_divisor=1):
     Args:
         weights: 'imagenet', 'random', or path of an `.h5` file of Keras' ResNet50.
         out: folder to be made.
-        width_divisor: makes the layers of 'random' narrower.
+        width_divisor: makes the layers of 'random' narrower, for tests.
 
     Raises:
         InputError: the file is missing, of another kind or not ResNet-50's; ImageNet's weights
             can't be fetched; or `out` can't be made.
     """
     files.check_free(out)
-    if weights != 'random' and width_divisor != 1:
-        raise InputError(f'--width-divisor {width_divisor} makes a network of other shapes than '
-                         'those of pretrained weights; it goes with --weights random only')
     if weights not in ('imagenet', 'random'):
         expected = "give imagenet, random, or the path of an .h5 of Keras' ResNet50"
         files.check_file(weights, expected)
@@ -327,9 +324,6 @@ def build_parser():
                         help="imagenet: Keras downloads them; FILE: an .h5 of Keras' ResNet50; "
                              'random: drawn from the seed of the run')
     parser.add_argument('--out', default='data/resnet50', help='folder to write')
-    # Of fewer than four channels, all may be dead.
-    parser.add_argument('--width-divisor', type=number(int, 1, 16), default=1, metavar='N',
-                        help='random only: layers narrower by N, 1 to 16, to try things out')
     return parser
 
 
@@ -340,7 +334,7 @@ def command(argv=None):
         InputError: see `convert`.
     """
     options = build_parser().parse_args(argv)
-    convert(options.weights, options.out, options.width_divisor)
+    convert(options.weights, options.out)
     print(f'wrote {options.out}')
 
 

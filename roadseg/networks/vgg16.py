@@ -3,10 +3,11 @@
     python -m roadseg.networks.vgg16 --weights FILE --out data/vgg [--fc-width N]
                                      [--fc-kernel K | --context]
 
-FILE is Keras' `.h5` of VGG16 with its top (fc1 and fc2 become the 7x7 and 1x1 convolutions
-fc6 and fc7), or an `.npz` of the 13 convolutions (`conv1_1_W`, `conv1_1_b`, ... `conv5_3_b`,
-kernels HWIO, torchvision's scaling of the input) to which new layers fc6 and fc7 are added. With
---context, the new fc6 looks near, far and at the whole image.
+FILE is Keras' `.h5` of VGG16, with its top (fc1 and fc2 become the 7x7 and 1x1 convolutions fc6
+and fc7) or without; an `.npz` of the 13 convolutions (`conv1_1_W`, `conv1_1_b`, ... `conv5_3_b`,
+kernels HWIO, torchvision's scaling of the input); or `imagenet`, which Keras downloads. Without a
+top, new layers fc6 and fc7 are added. With --context, the new fc6 looks near, far and at the whole
+image.
 
 An .npz of torchvision's weights, where that is installed:
 

@@ -13,21 +13,13 @@ from roadseg.training.run_folder import read_options, read_run
 # What differs from the defaults of `build_parser`, which are those of FCN-8s on KITTI Road.
 # Measured where README.md or docs/experiments.md says so.
 RECIPES = {
-    ('demo', 'fcn8s'): {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2,
-                        'learning_rate': 1e-3, 'decoder_rate': 1.0, 'freeze_blocks': 0},
-    ('demo', 'segnet'): {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2,
-                         'learning_rate': 1e-3, 'decoder_rate': 1.0, 'freeze_blocks': 0},
-    ('camvid', 'fcn8s'): {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4,
-                          'freeze_blocks': 0},
-    ('camvid', 'segnet'): {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4,
-                           'freeze_blocks': 0, 'class_weights': 'median'},
-    ('cityscapes', 'fcn8s'): {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0},
-    ('cityscapes', 'segnet'): {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0,
-                               'class_weights': 'median'},
-    # None: the photographs' own aspect, see `pipeline.training_size`.
-    ('folder', 'fcn8s'): {'image_size': None},
-    ('folder', 'segnet'): {'image_size': None},
+    'demo': {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
+             'decoder_rate': 1.0, 'freeze_blocks': 0},
+    'camvid': {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4, 'freeze_blocks': 0},
+    'cityscapes': {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0},
+    'folder': {'image_size': None},     # the photographs' own aspect, see `training_size`
 }
+OF_MODEL = {(of, 'segnet'): {'class_weights': 'median'} for of in ('camvid', 'cityscapes')}
 DATA_DIRS = {'demo': 'data/demo'}       # 'data' for the others
 # Of runs from before an option was there: what it stood for then.
 EARLIER = {'dataset': 'kitti', 'model': 'fcn8s', 'encoder': None, 'classes': None,
@@ -43,7 +35,7 @@ ALWAYS = ('data_dir', 'split', 'image_size', 'epochs', 'batch_size', 'learning_r
 def build_parser():
     """The options and their defaults. Those that matter for the result were measured."""
     of_demo = ' '.join(f"--{name.replace('_', '-')} {typed(value)}"
-                       for name, value in RECIPES['demo', 'fcn8s'].items())
+                       for name, value in RECIPES['demo'].items())
     parser = Parser(
         prog='python main.py',
         description='Trains a network that finds the road, or any classes, on photographs, and '
@@ -196,7 +188,8 @@ def parse_args(argv=None):
             check_runs(options)
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
-                        **RECIPES.get((first.dataset, first.model), {}))
+                        **RECIPES.get(first.dataset, {}),
+                        **OF_MODEL.get((first.dataset, first.model), {}))
     options = parser.parse_args(argv)
     options.own_data = 'data_dir' in given
     check_teaching(given)

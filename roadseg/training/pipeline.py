@@ -2,6 +2,7 @@
 import itertools
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -254,6 +255,15 @@ def gen_batch_function(pairs, read_label, image_shape, *, augment=distort, seed=
         under_way = (epoch + 1, batch_size), prepared
 
     return get_batches_fn
+
+
+def training_batches(lesson, options, cache, first_epoch, worker):
+    """`gen_batch_function` of a `unlabelled.Lesson`, as the options of a training say."""
+    return gen_batch_function(
+        lesson.pairs, ignoring_last_rows(lesson.read_label, options.ignore_last_rows),
+        options.image_size, seed=options.seed, first_epoch=first_epoch, cache=cache,
+        augment=partial(distort, flip=options.flip, scale=options.scale, colour=options.colour),
+        order=lesson.order, worker=worker)
 
 
 def read_ahead(pairs, read_label, cache=None):

@@ -253,6 +253,15 @@ def describe(cost, seconds, images, precision, workers=1):
             f'{workers / max(seconds, 1e-9):.3g} images/s, {duration(images * seconds)} of training')
 
 
+def describe_epoch(row, epochs, max_steps):
+    """The line that an epoch ends with, from its row of the log: loss, speed, the time to go."""
+    left = row['seconds'] * (1 / max(row['epoch'] / epochs, row['step'] / max_steps) - 1)
+    speed = row['images_per_second']
+    return (f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}"
+            + (f', {speed:.2f} images/s' if speed else '')
+            + (f', {duration(left)} to go' if left > 60 else ''))
+
+
 def report(sess, net, shapes, images, variables, options, team):
     """Prints what a training run will take, and checks that the memory will do.
 

@@ -55,6 +55,16 @@ class Progress:
     seconds: float = 0.0        # spent training, over all epochs, validation left out
     row: dict | None = None     # log of the epoch just finished, as long as it is not scored
 
+    def end_epoch(self, learning_rate, images_per_second):
+        """Counts the epoch that has begun as finished. Returns its row of the log, a dict."""
+        self.epoch += 1
+        row = {'epoch': self.epoch, 'step': self.step,
+               'loss': self.epoch_loss / max(self.epoch_steps, 1),
+               'learning_rate': learning_rate, 'seconds': self.seconds,
+               'images_per_second': images_per_second}
+        self.epoch_steps, self.epoch_loss = 0, 0.0
+        return row
+
 
 def holds_runs(folder):
     """Whether something is a folder of runs, such as runs/."""

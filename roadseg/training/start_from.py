@@ -54,8 +54,8 @@ def begin(sess, saver, options, held_out):
 def take_weights(sess, run):
     """Takes the weights of a finished run where names and shapes agree, and leaves the others.
 
-    Taken are the moving averages, which are what the run was scored with, of everything that is
-    trained, of the encoder's frozen part, and the moving moments of batch normalisations. The
+    Taken are, of what was trained, the moving averages, which the run was scored with; of the
+    frozen part of the encoder, the weights; and the moving moments of batch normalisations. The
     averages of this graph begin there, too; Adam begins anew.
 
     Args:

@@ -34,3 +34,13 @@ def add_weight_decay(variables, weight_decay):
         if variable.shape.ndims == 4:
             tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
                                  l2_regularizer(weight_decay)(variable))
+
+
+def initialize_new(sess):
+    """Initialises the variables that hold no value yet, and leaves pretrained weights alone."""
+    with sess.graph.as_default():
+        variables = tf.global_variables()
+        if variables:
+            names = set(sess.run(tf.report_uninitialized_variables(variables)))
+            sess.run([variable.initializer for variable in variables
+                      if variable.op.name.encode() in names])
