@@ -28,7 +28,8 @@ from roadseg.commands import run_command
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.inference import Network, averaged_weights
-from roadseg.networks import segnet, vgg16
+from roadseg.networks import segnet
+from roadseg.networks.encoder import check_layers, draw_new_kernels
 from roadseg.signals import stopping
 from roadseg.tf_paths import literal
 from roadseg.training import (checkpoints, device, loss_scale, pipeline, preflight, start_from,
@@ -333,17 +334,16 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
         `Training`.
 
     Raises:
-        InputError: see `load_vgg` and `vgg16.check_layers`; a graph that lacks what SegNet
+        InputError: see `load_vgg` and `check_layers`; a graph that lacks what SegNet
             unpools with.
     """
     tf.set_random_seed(options.seed)
     input_image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
     _, keep_prob, layer3_out, layer4_out, layer7_out = load_vgg(
         sess, encoder, tf.cast(input_image, tf.float32))
-    vgg16.check_layers(sess, encoder, input_image, keep_prob,
-                       [layer3_out, layer4_out, layer7_out])
+    check_layers(sess, encoder, input_image, keep_prob, [layer3_out, layer4_out, layer7_out])
     feed = {seed: value + SEED_STEP * team.index        # dropout differs by worker
-            for seed, value in vgg16.draw_new_kernels(sess, options.seed).items()}
+            for seed, value in draw_new_kernels(sess, options.seed).items()}
     # Before the decoder is built: its kernels bring their own weight decay.
     of_encoder = trained_variables(options.freeze_blocks, options.train)
     image_shape = tf.shape(input_image)[1:3]

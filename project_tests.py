@@ -21,7 +21,7 @@ from conftest import save_tiny_vgg
 from roadseg.datasets import kitti
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.networks import vgg16
+from roadseg.networks import encoder, vgg16
 from roadseg.training import pipeline, schedule
 from roadseg.training.augment import distort
 from roadseg.training.run_folder import Progress
@@ -704,7 +704,7 @@ def test_the_seed_reaches_new_layers_and_dropout(vgg_path, seeds, same):
     for seed in seeds:
         with tf.Graph().as_default(), tf.Session() as sess:
             image_input, keep_prob, *outputs = main.load_vgg(sess, vgg_path)
-            feed = vgg16.draw_new_kernels(sess, seed)
+            feed = encoder.draw_new_kernels(sess, seed)
             fc6, = (variable for variable in tf.global_variables()
                     if variable.name == 'fc6/kernel:0')
             main.initialize_new(sess)

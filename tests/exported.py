@@ -6,7 +6,8 @@ import main
 from conftest import save_tiny_vgg
 from roadseg.datasets import demo
 from roadseg.files import write_json
-from roadseg.networks import resnet50, segnet, vgg16
+from roadseg.networks import resnet50, segnet
+from roadseg.networks.encoder import draw_new_kernels
 from roadseg.training import checkpoints
 from roadseg.training.options import parse_args
 from roadseg.training.run_folder import Progress
@@ -45,7 +46,7 @@ def save_run(folder, data, kind):
         # As `main.build` does, without the training step, which takes several times longer.
         images = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
         encoded = main.load_vgg(sess, encoder, tf.cast(images, tf.float32))[2:]
-        vgg16.draw_new_kernels(sess, 0)
+        draw_new_kernels(sess, 0)
         size = tf.shape(images)[1:3]
         if kind == 'segnet':
             is_training = tf.placeholder_with_default(False, [], 'is_training')

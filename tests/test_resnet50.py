@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 
 import main
 from roadseg.errors import InputError
-from roadseg.networks import resnet50, vgg16
+from roadseg.networks import encoder, resnet50
 
 OUTPUTS = ['layer3_out:0', 'layer4_out:0', 'layer7_out:0']
 ENDS = ['conv3_block4_out', 'conv4_block6_out', 'conv5_block3_out']     # as Keras calls them
@@ -111,7 +111,7 @@ def test_parameters_are_keras_without_batch_normalisation_and_the_top(keras_mode
         for frozen, first in ((1, 'conv2_block1_0_conv'), (4, 'conv5_block1_0_conv')):
             assert main.trained_variables(frozen)[0].name == first + '/kernel:0'
         assert not main.trained_variables(5)
-        assert not tf.get_collection(vgg16.NEW_KERNELS)
+        assert not tf.get_collection(encoder.NEW_KERNELS)
 
 
 @pytest.mark.slow       # a second network of Keras at its full width
@@ -195,7 +195,7 @@ def test_initialising_everything_wipes_pretrained_weights_loudly(saved):
 def test_random_kernels_come_from_the_seed(narrow):
     with tf.Graph().as_default(), tf.Session() as sess:
         main.load_vgg(sess, str(narrow))
-        names = {name.decode() for name in tf.get_collection(vgg16.NEW_KERNELS)}
+        names = {name.decode() for name in tf.get_collection(encoder.NEW_KERNELS)}
         kernels = [variable for variable in tf.trainable_variables()
                    if variable.op.name in names]
         assert names == {name + '/kernel' for name in resnet50.convolution_shapes()}
@@ -216,7 +216,7 @@ def test_random_weights_neither_grow_nor_fade():
         variables, layers = resnet50.features(
             tf.constant(picture(96, 160)[np.newaxis]), tf.constant(0, tf.int64),
             resnet50.convolution_shapes(width_divisor=8), new=True)
-        vgg16.fill(sess, variables, {})
+        encoder.fill(sess, variables, {})
         first = tf.nn.relu(sess.graph.get_tensor_by_name('conv1_conv/BiasAdd:0'))
         values = sess.run([first, *layers.values()])
     for value in values[1:]:
@@ -400,7 +400,7 @@ def test_an_interrupted_save_leaves_nothing_and_can_be_repeated(tmp_path, monkey
             sess.run(tf.global_variables_initializer())
             patch.setattr(tf.saved_model.Builder, 'save', fail)
             with pytest.raises(raised, match=message) as caught:
-                vgg16.save_encoder(sess, out)
+                encoder.save(sess, out)
         assert '\n' not in str(caught.value)
         assert not list(out.parent.iterdir())
 

@@ -17,7 +17,7 @@ import main
 from conftest import save_tiny_vgg
 from roadseg.commands import run_command
 from roadseg.errors import InputError
-from roadseg.networks import vgg16
+from roadseg.networks import encoder, vgg16
 from test_download import no_proxy, serving     # noqa: F401
 
 OUTPUTS = ['layer3_out:0', 'layer4_out:0', 'layer7_out:0']
@@ -26,7 +26,7 @@ OUTPUTS = ['layer3_out:0', 'layer4_out:0', 'layer7_out:0']
 def run_graph(path, image, **feed):
     """Pools 3 and 4 and fc7 of a saved graph for one photograph."""
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.saved_model.loader.load(sess, [vgg16.TAG], str(path))
+        tf.saved_model.loader.load(sess, [encoder.TAG], str(path))
         return sess.run(OUTPUTS, {'image_input:0': image[np.newaxis], **feed})
 
 
@@ -200,7 +200,7 @@ def test_npz_becomes_a_graph_with_torchvisions_scaling_and_a_new_top(npz, arrays
     vgg16.convert(npz, tmp_path / 'vgg', fc_width=6, fc_kernel=3)
     image = photograph(33, 47)
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.saved_model.loader.load(sess, [vgg16.TAG], str(tmp_path / 'vgg'))
+        tf.saved_model.loader.load(sess, [encoder.TAG], str(tmp_path / 'vgg'))
         values = {variable.op.name: sess.run(variable) for variable in tf.trainable_variables()}
         convolution, = (op for op in sess.graph.get_operations() if op.name == 'conv1_1/Conv2D')
         scaled, fc7 = sess.run([convolution.inputs[0], 'layer7_out:0'],
@@ -218,7 +218,7 @@ def test_npz_becomes_a_graph_with_torchvisions_scaling_and_a_new_top(npz, arrays
 def test_new_layers_keep_the_scale_of_activations_and_depend_on_seed_and_name():
     def drawn(seed, name):
         with tf.Graph().as_default(), tf.Session() as sess:
-            return sess.run(vgg16.he_normal([5, 5, 40, 30], tf.constant(seed, tf.int64), name))
+            return sess.run(encoder.he_normal([5, 5, 40, 30], tf.constant(seed, tf.int64), name))
 
     kernel = drawn(3, 'fc6')
     assert kernel.shape == (5, 5, 40, 30) and kernel.dtype == np.float32
@@ -537,7 +537,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
 def variables_of(path):
     """Dict from variable name to value."""
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.saved_model.loader.load(sess, [vgg16.TAG], str(path))
+        tf.saved_model.loader.load(sess, [encoder.TAG], str(path))
         return sess.run({variable.op.name: variable for variable in tf.trainable_variables()})
 
 
@@ -560,10 +560,10 @@ def test_new_layers_of_a_loaded_graph_are_drawn_from_the_seed_of_the_training(ti
 
     def drawn(path, seed):
         with tf.Graph().as_default(), tf.Session() as sess:
-            tf.saved_model.loader.load(sess, [vgg16.TAG], str(path))
+            tf.saved_model.loader.load(sess, [encoder.TAG], str(path))
             before = sess.run({variable.op.name: variable
                                for variable in tf.trainable_variables()})
-            feed = vgg16.draw_new_kernels(sess, seed)
+            feed = encoder.draw_new_kernels(sess, seed)
             assert [tensor.name for tensor in feed] == ['seed:0']
             after = sess.run({variable.op.name: variable for variable in tf.trainable_variables()})
         return before, after
@@ -584,7 +584,7 @@ def dropped(keep_prob, layer=6, steps=0, inputs=None, seed=0):
     """Dropout of ones, after so many steps."""
     inputs = np.ones((2, 5, 7, 50), np.float32) if inputs is None else inputs
     with tf.Graph().as_default(), tf.Session() as sess:
-        outputs = vgg16.dropout(tf.constant(inputs), tf.constant(keep_prob), layer,
+        outputs = encoder.dropout(tf.constant(inputs), tf.constant(keep_prob), layer,
                                 tf.constant(seed, tf.int64))
         step = tf.train.get_or_create_global_step()
         sess.run(step.initializer)
@@ -628,7 +628,7 @@ def test_saved_graph_drops_by_the_step_that_training_counts(tiny_vgg):
     """The step that the loaded graph reads is the one that `tf.train` finds after loading."""
     image = photograph(64, 96)[np.newaxis]
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.saved_model.loader.load(sess, [vgg16.TAG], str(tiny_vgg))
+        tf.saved_model.loader.load(sess, [encoder.TAG], str(tiny_vgg))
         step = tf.train.get_or_create_global_step()
         bump = tf.assign_add(step, 1)
         feed = {'image_input:0': image, 'keep_prob:0': 0.5}
@@ -666,10 +666,10 @@ DILATED = """
 import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
-from roadseg.networks import vgg16
+from roadseg.networks import encoder, vgg16
 
 with tf.Graph().as_default(), tf.Session() as sess:
-    tf.saved_model.loader.load(sess, [vgg16.TAG], sys.argv[1])
+    tf.saved_model.loader.load(sess, [encoder.TAG], sys.argv[1])
     layer7 = sess.graph.get_tensor_by_name('layer7_out:0')
     kernels = [variable for variable in tf.trainable_variables() if 'fc6' in variable.name]
     image = np.random.default_rng(0).uniform(0, 255, (1, 96, 160, 3))
@@ -698,7 +698,7 @@ def test_dilated_convolution_is_tensorflows_own(tmp_path):
     """Of a picture whose sides are no multiple of the dilation."""
     save_tiny_vgg(tmp_path / 'vgg', 64, 8, context=True)
     with tf.Graph().as_default(), tf.Session() as sess:
-        tf.saved_model.loader.load(sess, [vgg16.TAG], str(tmp_path / 'vgg'))
+        tf.saved_model.loader.load(sess, [encoder.TAG], str(tmp_path / 'vgg'))
         *_, pool5 = [op for op in sess.graph.get_operations() if op.type == 'MaxPool']
         branches = [op for op in sess.graph.get_operations() if op.name.startswith('fc6_')
                     and op.type == 'Relu']
@@ -761,15 +761,15 @@ def of_layer_4(spoil):
 def test_a_graph_of_another_kind_is_refused(spoil, message):
     with tf.Graph().as_default(), tf.Session() as sess:
         with pytest.raises(InputError, match=f'^the graph in data/vgg .*{message}') as caught:
-            vgg16.check_layers(sess, 'data/vgg', *graph_like_the_courses(of_layer_4(spoil)))
+            encoder.check_layers(sess, 'data/vgg', *graph_like_the_courses(of_layer_4(spoil)))
     assert '\n' not in str(caught.value)
 
 
 def test_graphs_of_any_depth_are_taken(tiny_vgg):
     with tf.Graph().as_default(), tf.Session() as sess:
-        vgg16.check_layers(sess, 'vgg', *graph_like_the_courses(lambda stride, layer: layer))
+        encoder.check_layers(sess, 'vgg', *graph_like_the_courses(lambda stride, layer: layer))
         image, keep_prob, *layers = main.load_vgg(sess, str(tiny_vgg))
-        vgg16.check_layers(sess, 'vgg', image, keep_prob, layers)
+        encoder.check_layers(sess, 'vgg', image, keep_prob, layers)
 
 
 # Getting it -----------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ import tensorflow.compat.v1 as tf
 
 from roadseg import files
 from roadseg.errors import InputError
-from roadseg.networks import vgg16
-from roadseg.networks.vgg16 import (caffe_input, convolution_variables, dropout, fill,
-                                    he_normal)
+from roadseg.networks import encoder
+from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, fill,
+                                      he_normal)
 from roadseg.training.device import session_config
 
 STACKS = ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3))    # name's number, width, blocks
@@ -292,7 +292,7 @@ def save(shapes, weights, out):
     """
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         build(sess, shapes, weights)
-        vgg16.save_encoder(sess, out)
+        encoder.save(sess, out)
 
 
 def convert(weights, out, width_divisor=1):

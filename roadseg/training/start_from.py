@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 from roadseg.errors import InputError
 from roadseg.files import read_json
 from roadseg.inference import averaged_weights
-from roadseg.networks.vgg16 import NEW_KERNELS
+from roadseg.networks.encoder import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
 from roadseg.training.run_folder import (Progress, checksum, read_options, read_photographs,
                                          read_run, trained_on)
