@@ -39,7 +39,7 @@ def batch(size, image_shape):
 def ours(encoder, size, image_shape, precision, training):
     """This project's step, as a function."""
     from roadseg.training import processor
-    if training and precision == 'float32':     # as main.py does
+    if training and precision == 'float32':     # as main.py; without oneDNN, no bfloat16
         processor.choose_convolutions()
     import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
     import tensorflow.compat.v1 as tf

@@ -29,7 +29,7 @@ as_root() {
     if [[ $EUID = 0 ]]; then run "$@"; else run sudo "$@"; fi
 }
 
-if [[ $road$venv = *[[:space:]%\&\|\"\\]* ]]; then
+if [[ -d /run/systemd/system && $road$venv = *[[:space:]%\&\|\"\\]* ]]; then
     echo "error: systemd cannot take $road or $venv; use paths without spaces and signs" >&2
     exit 2
 fi

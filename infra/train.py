@@ -14,8 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def is_unfinished(run):
-    """Whether a run, a folder, has a checkpoint and epochs to go, or was not scored at its end."""
+def is_unfinished(run, taught):
+    """Whether a run has a checkpoint and epochs or --rounds to go, or was not scored at its end.
+
+    Args:
+        run: folder.
+        taught: folders of the runs that have taught another, as the next round begins.
+    """
     checkpoints = sorted((path for path in (run / 'checkpoints').glob('step-*')
                           if path.name.removeprefix('step-').isdecimal()),
                          key=lambda path: int(path.name.removeprefix('step-')))
@@ -34,7 +39,8 @@ def is_unfinished(run):
     scores = run / 'evaluation.json'
     scored = scores.exists() and scores.stat().st_mtime >= checkpoints[-1].stat().st_mtime
     painted = len(list((run / 'overlays').glob('*.png'))) >= tests
-    return not trained or bool(held_out) and not scored or not painted
+    to_teach = (options.get('rounds') or 1) > 1 and run.resolve() not in taught
+    return not trained or bool(held_out) and not scored or not painted or to_teach
 
 
 def first_whole(paths):
@@ -47,32 +53,22 @@ def first_whole(paths):
     raise damage
 
 
-def is_to_teach(run, runs):
-    """Whether a finished run is to be followed by another of --rounds, and none has it as teacher.
-
-    Args:
-        run: folder.
-        runs: list of folders, it among them.
-    """
-    def options_of(folder):
-        try:
-            return json.loads((folder / 'options.json').read_text(encoding='utf-8'))['options']
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    taught = {Path(teacher).resolve() for other in runs
-              for teacher in options_of(other).get('teacher') or []}
-    has_checkpoint = any((run / 'checkpoints').glob('step-*'))
-    return (has_checkpoint and (options_of(run).get('rounds') or 1) > 1
-            and run.resolve() not in taught)
+def teachers_of(run):
+    """Folders of the runs that taught a run."""
+    try:
+        options = json.loads((run / 'options.json').read_text(encoding='utf-8'))['options']
+        return [Path(teacher).resolve() for teacher in options.get('teacher') or []]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def main():
     """The command."""
     os.chdir(ROOT)
     runs = [path.parent for path in Path('runs').glob('**/2*/options.json')]    # --runs-dir, too
+    taught = {teacher for run in runs for teacher in teachers_of(run)}
     unfinished = [run for run in sorted(runs, key=lambda run: run.name)
-                  if is_unfinished(run) or is_to_teach(run, runs)]
+                  if is_unfinished(run, taught)]
     options = sys.argv[1:]
     if options == ['--unfinished']:
         if not unfinished:

@@ -87,7 +87,8 @@ def open_dataset(run, data_dir):
                          f"where the data of {run} {'lay' if data_dir is None else 'should be'}; "
                          'name it with --data-dir')
     noted = [name for names in read_photographs(run).values() for name in names]
-    if noted and not any(os.path.isfile(Path(folder, name)) for name in noted):     # the same
+    if data_dir is None and noted and not any(
+            os.path.isfile(Path(folder, name)) for name in noted):      # the same
         raise InputError(f'none of the {len(noted)} photographs of {run} is in {folder}, such as '
                          f'{noted[0]}; name the folder that they are in with --data-dir')
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)

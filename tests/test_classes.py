@@ -141,4 +141,4 @@ def test_counts_are_confusion_matrices_that_the_page_can_draw():
     truth = np.array([[0, 1, IGNORED]], np.uint8)
     counts = class_scores.count((None, np.array([[0, 0, 1]], np.uint8)), truth, 2)
     np.testing.assert_array_equal(counts, [[1, 0], [1, 0]])
-    assert class_scores.detail(counts, ('a', 'b')) == {'confusion': [[1, 0], [1, 0]]}
+    assert class_scores.detail(counts) == {'confusion': [[1, 0], [1, 0]]}

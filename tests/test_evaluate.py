@@ -365,7 +365,7 @@ def test_bad_folders(run, data, tmp_path, capsys, monkeypatch, nowhere):
     assert 'options.json' in error_of(capsys, tmp_path)
     empty = tmp_path / 'empty'
     (empty / 'data_road/training/image_2').mkdir(parents=True)
-    assert 'photographs of' in error_of(capsys, run, '--data-dir', empty)
+    assert 'holds no training photographs' in error_of(capsys, run, '--data-dir', empty)
     unlabelled = tmp_path / 'unlabelled'
     shutil.copytree(data, unlabelled)
     labels = unlabelled / 'data_road/training/gt_image_2'
@@ -390,6 +390,17 @@ def test_data_that_have_moved_are_asked_for_and_not_downloaded(run, tmp_path, ca
         assert (arguments[-1] if arguments else 'data') in message and '--data-dir' in message
         assert nowhere not in message
     assert [path.name for path in tmp_path.iterdir()] == ['moved']
+
+
+def test_other_photographs_of_ones_own_are_scored_where_their_folder_is_named(
+        run, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / 'other')
+    for folder in ('image_2', 'gt_image_2'):
+        for path in (other / 'data_road/training' / folder).iterdir():
+            kind, *rest = path.name.split('_')
+            path.rename(path.with_name('_'.join([kind, *rest[:-1], '9' + rest[-1][1:]])))
+    assert evaluated(copy_of(run, tmp_path / 'run'), '--data-dir', other, '--split', 'all') == 0
+    assert 'was trained on' not in capsys.readouterr().err
 
 
 def test_a_data_folder_without_the_photographs_is_told_and_nothing_is_downloaded(

@@ -252,6 +252,13 @@ def test_service_goes_on_with_rounds_until_another_run_has_been_taught(checkout)
 
 
 @posix
+def test_service_passes_over_a_broken_run_with_rounds_to_go(checkout):
+    run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now', rounds=2)
+    (run / 'checkpoints/step-000723/progress.json').write_text('')
+    assert started(checkout, '--epochs', '3') == ['main.py', '--epochs', '3']
+
+
+@posix
 def test_service_takes_the_checkpoint_before_a_damaged_one(checkout):
     run = add_run(checkout, '2026-11-20-10-00-00')
     (run / 'checkpoints/step-000800').mkdir()
@@ -596,6 +603,7 @@ def test_setup_by_root_where_services_would_run_as_root(tmp_path):
 
 
 @posix
+@pytest.mark.skipif(not os.path.isdir('/run/systemd/system'), reason='no systemd here')
 def test_setup_refuses_a_path_that_systemd_cannot_take(commands, tmp_path):
     (tmp_path / 'my road/infra').mkdir(parents=True)
     shutil.copy(INFRA / 'setup.sh', tmp_path / 'my road/infra')
@@ -605,6 +613,7 @@ def test_setup_refuses_a_path_that_systemd_cannot_take(commands, tmp_path):
     assert answer.stderr.count('\n') == 1
 
 
+@posix
 def test_setup_names_an_unknown_option():
     answer = subprocess.run([INFRA / 'setup.sh', '--cpu'], capture_output=True, text=True,
                             check=False)

@@ -329,8 +329,31 @@ def test_what_changes_nothing_of_the_result_may_be_other(tmp_path, monkeypatch):
     options = parse_args(['--resume', '../run', '--cache-gb', '4', '--save-minutes', '2'])
     assert (options.data_dir, options.encoder) == (str(tmp_path / 'data'), tmp_path / 'encoder')
     assert (options.cache_gb, options.save_minutes) == (4, 2)
+    # Every checkout has an empty folder of that name.
+    (run / 'photographs.json').write_text('{"training": ["a.png"]}')
+    for place in (tmp_path, tmp_path / 'elsewhere'):
+        (place / 'data').mkdir(exist_ok=True)
+    (tmp_path / 'data/a.png').touch()
+    assert parse_args(['--resume', '../run']).data_dir == str(tmp_path / 'data')
     assert parse_args(['--resume', '../run', '--encoder', '../other']).encoder == Path('../other')
     assert '--epochs is 9, was 10' in error_of(['--resume', '../run', '--epochs', '9'])
+
+
+def test_an_encoder_that_was_not_named_is_found_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / 'run').mkdir()
+    run = run_of(tmp_path / 'run', data_dir='data')
+    content = json.loads((run / 'options.json').read_text())
+    for name in ('vgg', 'other'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        (tmp_path / 'data' / name / 'saved_model.pb').touch()
+    (run / 'options.json').write_text(json.dumps({
+        **content, 'data': {'folder': str(tmp_path / 'data')},
+        'model': {'encoder': str(tmp_path / 'data/vgg')}}))
+    monkeypatch.chdir(tmp_path)
+    assert parse_args(['--resume', 'run']).encoder is None
+    assert parse_args(['--resume', 'run', '--encoder', 'data/other']).encoder == Path('data/other')
+    monkeypatch.chdir(run)
+    assert parse_args(['--resume', '.']).encoder == tmp_path / 'data/vgg'
 
 
 def test_options_that_contradict_a_run_are_named_as_they_are_typed(tmp_path):

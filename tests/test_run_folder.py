@@ -1,6 +1,5 @@
 """The folder of a run: made at once, locked, and checked against what a resumed run finds."""
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -115,8 +114,11 @@ def test_nothing_to_lock():
         pass
 
 
-@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP,
+                                    errno.ENOTSUP])
 def test_disk_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, number):
+    fcntl = pytest.importorskip('fcntl')
+
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 

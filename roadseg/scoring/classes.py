@@ -108,7 +108,7 @@ def measures(matrix, classes, road=None):
     return {name: 100 * float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def detail(matrix, classes):
+def detail(matrix):
     """What the page draws: the confusion matrix, rows truth, columns prediction, in pixels."""
     return {'confusion': matrix.tolist()}
 

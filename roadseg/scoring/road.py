@@ -66,7 +66,7 @@ def measures(histograms, classes=('not road', 'road'), road=1):
     return kitti_measures(histograms) if histograms[1].any() else {}
 
 
-def detail(histograms, classes=None):
+def detail(histograms):
     """What the page draws: precision and recall at each of the 256 thresholds, in per cent."""
     if not histograms[1].any():
         return {}

@@ -213,7 +213,7 @@ def summary(result, dataset, checkpoint, split, network):
                'loss': result['loss'], 'ms_per_image': result['ms_per_image'],
                'scores': measures_by_group(result['counts'], dataset),
                'interval': interval(result['counts'], dataset),
-               'detail': measures.detail(sum(result['counts'].values()), dataset.classes),
+               'detail': measures.detail(sum(result['counts'].values())),
                'frames': frames}
     if result['bev_counts']:
         content['bev'] = {'scores': measures_by_group(result['bev_counts'], dataset),

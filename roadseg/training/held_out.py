@@ -54,7 +54,7 @@ class HeldOut:
         sess, share = self.network.sess, share_of(self.pairs, self.team.index, self.team.count)
         if not self.pairs or not self.team.of_first(sess, [due])[0]:
             return None
-        totals, stopping = np.zeros(0), False
+        totals, stopping, self.result = np.zeros(0), False, None
         try:
             if share:
                 with averaged_weights(sess):

@@ -8,7 +8,7 @@ from pathlib import Path
 from roadseg.commands import Parser, factors, image_size, number, typed
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
-from roadseg.training.run_folder import read_options, read_run
+from roadseg.training.run_folder import read_options, read_photographs, read_run
 
 # What differs from the defaults of `build_parser`, which are those of FCN-8s on KITTI Road.
 # Measured where README.md or docs/experiments.md says so.
@@ -297,11 +297,20 @@ def resumed_options(folder, given):
     noted = {'data_dir': made['data'].get('folder'), 'encoder': made['model'].get('encoder')}
     free = {'resume': folder,
             **{name: given.get(name, saved[name]) for name in ('cache_gb', 'save_minutes')}}
-    for name in ('data_dir', 'encoder', 'unlabelled'):
+    photographs = [path for of_use in read_photographs(folder).values() for path in of_use]
+
+    def holds(name, place):
+        """Whether a place is there; of data, whether it has one of the run's photographs."""
+        return os.path.exists(place) and (name != 'data_dir' or not photographs or any(
+            os.path.isfile(Path(place, path)) for path in photographs))
+
+    for name, kind in (('data_dir', str), ('encoder', Path), ('unlabelled', Path)):
         then, now = noted.get(name), saved[name]
-        if now:
-            is_there = os.path.exists(now) or not (isinstance(then, str) and os.path.exists(then))
-            free[name] = given.get(name, now if is_there else type(now)(then))
+        if now or name == 'encoder':        # None: where this data set's lies
+            moved = (now and not holds(name, now)
+                     or not now and not os.path.exists(Path(saved['data_dir'], 'vgg')))
+            moved = moved and isinstance(then, str) and holds(name, then)
+            free[name] = given.get(name, kind(then) if moved else now)
     contradicting = [
         f"--{name.replace('_', '-')} is {typed(value)}, was {typed(saved.get(name))}"
         for name, value in given.items() if name not in free and saved.get(name) != value]

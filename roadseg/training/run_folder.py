@@ -39,7 +39,7 @@ from roadseg.errors import InputError
 from roadseg.files import (check_file, describe_os_error, differ, file_checksum, move_into_place,
                            part_folder, read_json, write_error, write_json, write_whole)
 
-NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP      # of a file system without them
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP     # of some disks
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures
 NOT_COUNTED = ('fingerprint.pb', 'Thumbs.db', 'desktop.ini')    # in a SavedModel's checksum
@@ -56,7 +56,12 @@ class Progress:
     row: dict | None = None     # log of the epoch just finished, as long as it is not scored
 
     def end_epoch(self, learning_rate, images_per_second):
-        """Counts the epoch that has begun as finished. Returns its row of the log, a dict."""
+        """Counts the epoch that has begun as finished. Returns its row of the log, a dict.
+
+        Args:
+            learning_rate: of its last step.
+            images_per_second: None where it had no step since a resumption.
+        """
         self.epoch += 1
         row = {'epoch': self.epoch, 'step': self.step,
                'loss': self.epoch_loss / max(self.epoch_steps, 1),

@@ -116,10 +116,12 @@ class Workers:
         Args:
             folder: where it goes.
         """
-        lock = FileLock(Path(folder) / '.fetch.lock')
+        folder = Path(folder).absolute()
+        while not folder.is_dir() and folder != folder.parent:      # it is to be made, or misspelt
+            folder = folder.parent
+        lock = FileLock(folder / '.fetch.lock')
         if self.count > 1:
             with suppress(OSError):         # a folder that is read-only: nothing will be fetched
-                Path(folder).mkdir(parents=True, exist_ok=True)
                 lock.acquire()
         try:
             yield
@@ -311,7 +313,8 @@ class Workers:
         rings = 1 + min((flat.shape.num_elements() or 0) // (PIECE * self.count), 15)
         return tf.raw_ops.CollectiveReduce(
             input=flat, group_size=self.count, group_key=GROUP,
-            instance_key=key or self._instances, merge_op='Add', final_op='Id', subdiv_offsets=[0] * rings)
+            instance_key=key or self._instances, merge_op='Add', final_op='Id',
+            subdiv_offsets=[0] * rings)
 
     def prepare(self):
         """Adds what `exchange` and `agree` need, before the graph is finalized."""
@@ -482,5 +485,5 @@ def _is_address(text):
     except UnicodeError:        # two dots, or what is too long
         return False
     # no comma, as two addresses in one have; IPv6 in brackets
-    return (bool(re.fullmatch(r'\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s/\[\]:,]+', host)) and port.isascii() and port.isdigit()
-            and 0 < int(port[:6]) < 65536)
+    return (bool(re.fullmatch(r'\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s/\[\]:,]+', host))
+            and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
