@@ -1,5 +1,6 @@
 """Whether NVIDIA's driver is there. Costs no import of TensorFlow."""
 import ctypes
+import os
 import sys
 
 
@@ -10,3 +11,9 @@ def has_driver():
     except OSError:
         return False
     return True
+
+
+def sees_gpu():
+    """Whether TensorFlow could use a GPU: not on Windows, nor where the user has hidden it."""
+    return (sys.platform != 'win32' and has_driver()
+            and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1'))

@@ -26,11 +26,8 @@ The ONNX file needs neither TensorFlow nor this project: README.md has an exampl
 """
 import importlib.util
 import os
-import platform
-import subprocess
 import sys
-import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -40,10 +37,11 @@ if __name__ == '__main__':      # before the seconds that the other imports take
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
-from scipy.special import softmax
 from tqdm import tqdm
 
-from roadseg import model, runtimes
+from roadseg import runtimes
+from roadseg.compare import (LEFT_OUT, LIMITS, NATIVE, check_on, compare, describe, problems_of,
+                             spread, table)
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
 from roadseg.files import (check_free, file_checksum, free_memory, human_size, move_into_place,
@@ -52,28 +50,15 @@ from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
 from roadseg.tf_errors import as_os_error
-from roadseg.threads import processors
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
-from roadseg.training.pipeline import read_pair
 from roadseg.training.run_folder import (check_classes, checksum, describe_software,
                                          photograph_names, read_photographs, read_run, trained_on)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
 FILES = {'savedmodel': '.', 'frozen': 'frozen.pb', 'onnx': 'model.onnx', 'tflite': 'model.tflite'}
-NATIVE = {'savedmodel': 'tensorflow', 'frozen': 'tensorflow', 'onnx': 'onnxruntime',
-          'tflite': 'tflite'}           # what an export is checked on
-# The largest difference of a probability, the least share of pixels of the same class, and the
-# largest loss of the score, in points. Beside edges, where a probability is anything, an export
-# of 8 bits may differ by anything.
-LIMITS = {'none': (0.01, 0.999, 0.05), 'float16': (0.1, 0.995, 0.1), 'dynamic': (1, 0.98, 0.3),
-          'int8': (1, 0.98, 0.3)}
-LEFT_OUT = 'not good'       # where --compare says what an export runs on
-CHECKED = 100               # photographs at most, evenly spaced
 CALIBRATED = 64
-ROUNDS = 20                 # of the times in --compare, after `WARM_UP` more
-WARM_UP = 3
 ONNX_OPSET = 17
 TIMES_ONNX = 40             # the weights' bytes: measured were 33 to 50, of 6 and 51 MB
 
@@ -119,6 +104,12 @@ def checkpoint_network(run, which='last'):
             yield path, network, frozen
 
 
+def time_training(run, which):
+    """Times the training graph in float32, in a process of its own, see `runtimes.time_runs`."""
+    with checkpoint_network(run, which) as (_, network, _):
+        runtimes.time_runs(network.run, network.image_shape)
+
+
 def photographs_of(run, data_dir):
     """Finds the photographs of a run.
 
@@ -157,13 +148,6 @@ def photographs_of(run, data_dir):
         names = photograph_names(folder, [], held_out)['validation']
         held_out = [pair for pair, name in zip(held_out, names) if name not in learned]
     return dataset, training, held_out or training
-
-
-def spread(items, count):
-    """At most `count` items of a list, evenly spaced."""
-    if len(items) <= count:
-        return list(items)
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -270,72 +254,6 @@ WRITERS = {'savedmodel': write_savedmodel, 'frozen': write_frozen, 'onnx': write
            'tflite': write_tflite}
 
 
-# Checking -------------------------------------------------------------------------------------
-
-class _Known(Network):
-    """A network that has seen the photograph already: `sess` are its logits."""
-
-    def run(self, image):
-        return self.sess
-
-
-def compare_answers(expected, found, dataset, pairs):
-    """Compares two networks on labelled photographs, at the size of the training.
-
-    Args:
-        expected, found: `inference.Network`, of one size, without mirror image.
-        dataset: `Dataset`.
-        pairs: (image, label) paths.
-
-    Returns:
-        dict: 'photographs', 'largest_difference' of a probability, 'agreement', the share of the
-        pixels of the same class, 'measure', 'before' and 'after', in per cent, which are None
-        where the measure does not exist.
-    """
-    largest, same, pixels, counts = 0.0, 0, 0, [0, 0]
-    for pair in tqdm(pairs, 'checking', leave=False, disable=None):
-        photograph, truth = read_pair(pair, dataset.read_label)
-        image = resize(photograph, expected.image_shape)
-        logits = [network.run(image) for network in (expected, found)]
-        before, after = (softmax(values, axis=-1) for values in logits)
-        largest = float(np.maximum(largest, abs(before - after).max()))     # NaN, if it is once
-        same += np.count_nonzero(before.argmax(axis=-1) == after.argmax(axis=-1))
-        pixels += before[..., 0].size
-        for number, values in enumerate(logits):
-            network = _Known(values, None, None, None, expected.image_shape)
-            prediction = dataset.measures.predict(network, photograph)
-            counts[number] += dataset.measures.count(prediction, truth, len(dataset.classes))
-    scores = [dataset.measures.measures(of, dataset.classes, dataset.road) for of in counts]
-    best = dataset.measures.BEST
-    return {'photographs': len(pairs), 'largest_difference': largest, 'agreement': same / pixels,
-            'measure': best, 'before': scores[0].get(best), 'after': scores[1].get(best)}
-
-
-def problems_of(check, precision):
-    """What is wrong with an export, in words: [] where it is good."""
-    difference, agreement, loss = LIMITS[precision]
-    problems = []
-    if not check['largest_difference'] <= difference:
-        problems.append(f"a probability differs by {check['largest_difference']:.4f}, at most "
-                        f'{difference} is allowed')
-    if not check['agreement'] >= agreement:
-        problems.append(f"{check['agreement']:.3%} of the pixels have the same class, at least "
-                        f'{agreement:.1%} is expected')
-    if check['before'] is not None and not check['before'] - (check['after'] or 0) <= loss:
-        problems.append(f"{check['measure']} is {check['after'] or 0:.2f}, and was "
-                        f"{check['before']:.2f}; at most {loss} less is allowed")
-    return problems
-
-
-def describe(check):
-    """The result of the check in one line."""
-    text = (f"{check['photographs']} photographs: largest difference "
-            f"{check['largest_difference']:.2g}, same class {check['agreement']:.3%}")
-    if None not in (check['before'], check['after']):
-        text += f", {check['measure']} {check['before']:.2f} -> {check['after']:.2f}"
-    return text
-
-
 # Exporting ------------------------------------------------------------------------------------
 
 def name_of(form, precision):
@@ -371,7 +289,7 @@ def export(opened, photographs, run, form, precision, out):
     """
     check_precision(form, precision)
     checkpoint, network, frozen = opened
-    dataset, training, held_out = photographs
+    dataset, training, _ = photographs
     check_free(out)
     if not runtimes.is_installed(NATIVE[form]):
         raise InputError(f'--format {form} is checked on {NATIVE[form]}, which is not installed; '
@@ -391,9 +309,7 @@ def export(opened, photographs, run, form, precision, out):
             about['files'] = {path.relative_to(part).as_posix(): file_checksum(path)
                               for path in written}
             write_json(part / runtimes.METADATA, about)
-            with model.load(part, NATIVE[form]) as exported:
-                about['check'] = compare_answers(network, exported.network, dataset,
-                                                 spread(held_out, CHECKED))
+            about['check'] = check_on(part, NATIVE[form], opened, photographs)
             problems = problems_of(about['check'], precision)
             if not problems:
                 write_json(part / runtimes.METADATA, about)
@@ -424,72 +340,18 @@ def description_of(run, dataset):
             **{key: software[key] for key in ('commit', 'uncommitted_changes', 'versions')}}
 
 
-# Comparing ------------------------------------------------------------------------------------
+def export_all(run, opened, photographs):
+    """Writes all exports that are not there yet, into the folder `exports` of the run.
 
-def time_training(run, which):
-    """Times the training graph in float32, in a process of its own, see `runtimes.time_runs`."""
-    with checkpoint_network(run, which) as (_, network, _):
-        runtimes.time_runs(network.run, network.image_shape)
-
-
-@contextmanager
-def timing(code, *arguments):
-    """Starts a process that times a network, see `runtimes.time_runs`.
-
-    Args:
-        code: Python, with the arguments in `sys.argv[1:]`.
+    Arguments as those of `export`.
 
     Yields:
-        Function that takes one more time and returns milliseconds; or, when it is given 'memory',
-        the most bytes that the process has had in memory.
-
-    Raises:
-        InputError: the process has ended.
-    """
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
-    with subprocess.Popen([sys.executable, '-c', 'import sys\n' + code, *map(str, arguments)],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          start_new_session=True,       # Ctrl-C is for this process to answer
-                          env={**os.environ, 'PYTHONPATH': path,
-                               'CUDA_VISIBLE_DEVICES': ''}) as process:      # all on the CPU
-        def ask(what='time'):
-            try:
-                print(what, file=process.stdin, flush=True)
-                return float(process.stdout.readline())
-            except (OSError, ValueError) as error:
-                process.kill()
-                raise InputError(f'the process that timed {arguments[0]} has ended with code '
-                                 f'{process.wait()}; is there too little memory?') from error
-        try:
-            yield ask
-        finally:
-            process.kill()
-            with suppress(OSError):         # what it was asked for last is still to be sent
-                process.stdin.close()
-
-
-def compare(run, which, opened, photographs):
-    """Writes all exports that are not there yet, and measures them beside the training graph.
-
-    The networks take turns at one photograph, each in a process of its own on all processors.
-
-    Args:
-        run: folder; the exports are in its `exports`.
-        which: 'last' or 'best'.
-        opened: what `checkpoint_network` yields.
-        photographs: what `photographs_of` returns.
-
-    Returns:
-        dict, as it is in compare.json.
+        (format, precision, folder, what `export` returns of it).
 
     Raises:
         InputError: see `export`; an export that is there is of another checkpoint.
     """
-    dataset, checkpoint = photographs[0], opened[0]
-    rows, starts = [], []
-    train = {'format': 'training graph', 'precision': 'float32', 'runtime': 'tensorflow',
-             'bytes': _bytes_of(checkpoint)}
+    checkpoint, _, frozen = opened
     for form, precisions in PRECISIONS.items():
         if not runtimes.is_installed(NATIVE[form]) or form == 'onnx' and not has('tf2onnx'):
             print(f'warning: {form} is left out, as it needs packages that are not installed; '
@@ -497,61 +359,19 @@ def compare(run, which, opened, photographs):
             continue
         if form == 'onnx' and not os.path.lexists(run / 'exports' / form):
             try:
-                check_memory_of_onnx(inference_graph(*opened[2]))
+                check_memory_of_onnx(inference_graph(*frozen))
             except InputError as error:
                 print(f'warning: {form} is left out: {error}', file=sys.stderr)
                 continue
         for precision in precisions:
             folder = run / 'exports' / name_of(form, precision)
-            about, problems = existing(folder, checkpoint) or export(
+            yield form, precision, folder, existing(folder, checkpoint) or export(
                 opened, photographs, run, form, precision, folder)
-            train['score'] = about['check']['before']
-            for name in [NATIVE[form]] if problems else filter(runtimes.is_installed,
-                                                               runtimes.RUNTIMES[form]):
-                check = (about['check'] if name == NATIVE[form]
-                         else check_on(folder, name, opened, photographs))
-                wrong = problems_of(check, precision)
-                print('; '.join([f'{name_of(form, precision)} on {name}: {describe(check)}',
-                                 *wrong]), flush=True)
-                rows.append({
-                    'format': form, 'precision': 'float32' if precision == 'none' else precision,
-                    'runtime': LEFT_OUT if problems else name, 'bytes': about['bytes'],
-                    'score': check['after'], 'largest_difference': check['largest_difference'],
-                    'agreement': check['agreement'], 'problems': wrong})
-                if not wrong:
-                    starts.append(
-                        ('from roadseg import runtimes; runtimes.time_export(*sys.argv[1:])',
-                         folder.resolve(), name))
-    measure_in_turns([train, *(row for row in rows if not row['problems'])],
-                     [('from roadseg import export; export.time_training(*sys.argv[1:])',
-                       run.resolve(), which), *starts])
-    _, training, checked = photographs
-    return {'hardware': processor(), 'image_size': list(opened[1].image_shape),
-            'photographs': min(len(checked), CHECKED), 'measure': dataset.measures.BEST,
-            'which': 'trained on' if checked is training else 'held out',
-            'rounds': ROUNDS, 'checkpoint': checkpoint.name, **describe_software(),
-            'rows': [train, *rows]}
-
-
-def check_on(folder, runtime, opened, photographs):
-    """What `compare_answers` says of an export on another runtime than it was checked on."""
-    _, network, _ = opened
-    dataset, _, held_out = photographs
-    with model.load(folder, runtime) as exported:
-        return compare_answers(network, exported.network, dataset, spread(held_out, CHECKED))
 
 
 def has(package):
     """Whether a package is installed."""
     return importlib.util.find_spec(package) is not None
-
-
-def _bytes_of(checkpoint):
-    try:
-        return sum(file.stat().st_size for file in checkpoint.iterdir())
-    except OSError as error:        # a training that goes on keeps the newest
-        raise InputError(f'{checkpoint} has been removed meanwhile; run the command '
-                         'again') from error
 
 
 def existing(folder, checkpoint):
@@ -574,63 +394,6 @@ def existing(folder, checkpoint):
         raise InputError(f"{folder} is of the checkpoint {about.get('checkpoint')}, or of another "
                          f'run, and this is {checkpoint.name}; move it away to have it made anew')
     return about, []
-
-
-def measure_in_turns(rows, starts):
-    """Adds 'ms', the median of `ROUNDS`, and 'peak_bytes' to the rows.
-
-    Of one whose process ends, for lack of memory for instance, it adds 'lost'.
-
-    Raises:
-        InputError: that was the first one.
-    """
-    with ExitStack() as stack:
-        askers = [stack.enter_context(timing(*start)) for start in starts]
-        times = [[] for _ in askers]
-        for _ in tqdm(range(WARM_UP + ROUNDS), 'timing', leave=False, disable=None):
-            for row, asker, of_one in zip(rows, askers, times):
-                if 'lost' in row:
-                    continue
-                time.sleep(0.02)        # until the threads of the one before have gone to sleep
-                try:
-                    of_one.append(asker())
-                except InputError as error:
-                    if row is rows[0]:          # which the others are compared with
-                        raise
-                    print(f'warning: {error}', file=sys.stderr)
-                    row['lost'] = True
-        for row, asker, of_one in zip(rows, askers, times):
-            if 'lost' not in row:
-                row['ms'] = float(np.median(of_one[WARM_UP:]))
-                row['peak_bytes'] = asker('memory')
-
-
-def processor():
-    """Name of the processor and number of its cores that are used."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
-        name = next((line.split(':')[1].strip() for line in lines
-                     if line.startswith('model name')), name)
-    return f'{name}, {processors()} cores'
-
-
-def table(result):
-    """The comparison as a table in Markdown."""
-    first = result['rows'][0]
-    lines = [['format', 'precision', 'runs on', 'file', result['measure'], 'ms', 'speed',
-              'peak memory']]
-    lines.append(['---'] * 3 + ['---:'] * 5)
-    for row in result['rows']:
-        score = '-' if row['score'] is None else f"{row['score']:.2f}"
-        measured = ['-'] * 3 if 'ms' not in row else [
-            f"{row['ms']:.1f}", f"{first['ms'] / row['ms']:.2f}x", human_size(row['peak_bytes'])]
-        lines.append([row['format'], row['precision'], row['runtime'], human_size(row['bytes']),
-                      score, *measured])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if number < 3 else cell.rjust(width)
-        for number, (cell, width) in enumerate(zip(line, widths))) + ' |' for line in lines)
 
 
 # The command ----------------------------------------------------------------------------------
@@ -665,10 +428,11 @@ def main(argv=None):
     photographs = photographs_of(args.run, args.data_dir)
     with checkpoint_network(args.run, args.checkpoint) as opened:
         if args.compare:
-            result = compare(args.run, args.checkpoint, opened, photographs)
+            result = compare(args.run, args.checkpoint, opened, photographs,
+                             export_all(args.run, opened, photographs))
             write_json(args.run / 'compare.json', result)
             text = (f"{result['hardware']}, {result['image_size'][0]}x{result['image_size'][1]}, "
-                    f"batch 1, median of {ROUNDS}; {result['measure']} on "
+                    f"batch 1, median of {result['rounds']}; {result['measure']} on "
                     f"{result['photographs']} photographs {result['which']}\n\n{table(result)}\n")
             write_whole(args.run / 'compare.md', text)
             print(text, end='')

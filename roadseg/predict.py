@@ -16,7 +16,7 @@ and gets a number where two would still have one name: of `photo.jpg`
     photo.json              --json: share of each class; all inputs together: predictions.json
 
 Of a video, masks and confidence are folders `drive.masks/000000.png` and so on. A video keeps its
-rate and size, and loses its sound. The network sees pictures at the scale of its training, see
+rate and size, pixels that are not square being made so, and loses its sound. The network sees pictures at the scale of its training, see
 `roadseg.images.seen_size`.
 """
 import itertools
@@ -96,7 +96,7 @@ def find_inputs(texts, out):
             raise InputError(f'{what} picture ({" ".join(PICTURES)}) or video '
                              f'({" ".join(video.ENDINGS)})')
         for path, folder in files.items():
-            if path.parent.resolve() == out.resolve():
+            if os.path.realpath(path.parent) == os.path.realpath(out):
                 raise InputError(f'the input {path} lies in --out {out}, where its overlay would '
                                  'take its place; name another folder')
             found.setdefault(os.path.abspath(path), (path, folder))
@@ -120,7 +120,7 @@ def _matches(pattern):
 
 def _is_inside(path, folder):
     """Whether a path is a folder or lies in it, symbolic links followed."""
-    path, folder = Path(path).resolve(), Path(folder).resolve()
+    path, folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return path == folder or folder in path.parents
 
 
@@ -295,7 +295,7 @@ def predict_pictures(jobs, model):
         try:
             return job, read_image(job.source)
         except InputError as error:
-            if not _is_known(job.source):       # it was named
+            if not _is_known(job.source) and 'readable' in str(error):      # it was named
                 error = InputError(f'{error}; of videos, {" ".join(video.ENDINGS)}')
             return job, error
 
@@ -335,6 +335,11 @@ def predict_video(job, reader, model, temporal):
     def see(images):
         mean = None
         for index, image in enumerate(images):
+            if mean is None:        # there is something to take the place of an earlier video's
+                for kind in ('mask', 'confidence'):
+                    if kind in job.outputs:
+                        make_folder(job.outputs[kind])
+                        remove_frames(job.outputs[kind])
             new = model.predict(image, full_size=False)
             mean = new if mean is None else temporal * mean + (1 - temporal) * new
             yield index, image, mean
@@ -350,10 +355,6 @@ def predict_video(job, reader, model, temporal):
         writer.write(overlay)
         return pixels
 
-    for kind in ('mask', 'confidence'):
-        if kind in job.outputs:
-            make_folder(job.outputs[kind])
-            remove_frames(job.outputs[kind])
     total, of_frames = 0, array('d')        # eight bytes a number: videos may be long
     with video.Writer(job.outputs['overlay'], reader.shape, reader.rate) as writer, \
             closing(prepared_ahead(write, prepared_ahead(
@@ -491,7 +492,8 @@ def main(argv=None):
         help=f'write the share of each class, too, of each file and of all in {SUMMARY}')
     add('--temporal', type=number(float, 0, 0.99), default=0.0, metavar='WEIGHT',
         help='smooth videos: the weight of the frames before, such as 0.6')
-    add('--runtime', choices=('auto', *runtimes.MODULES), default='auto', help='what an export runs on')
+    add('--runtime', choices=('auto', *runtimes.MODULES), default='auto',
+        help='what an export runs on')
     add('--checkpoint', choices=('last', 'best'), default='last', help='of a run')
     args = parser.parse_args(argv)
 

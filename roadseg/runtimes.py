@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roadseg.driver import has_driver
+from roadseg.driver import sees_gpu
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, file_checksum, read_json
 from roadseg.threads import processors
@@ -59,7 +59,7 @@ def choose(runtime, form, path, quantization='none'):
         # On processors without VNNI, sums of OpenVINO's 8 bits overflow: 12 in 1,000 pixels of
         # another class than float32 has, by LiteRT 4.
         able = able[::-1]
-    elif 'tensorflow' in able and has_driver():     # OpenVINO computes on the CPU here
+    elif 'tensorflow' in able and sees_gpu():       # which OpenVINO leaves alone here
         able = sorted(able, key=lambda name: name != 'tensorflow')
     for name in able if runtime == 'auto' else (runtime,):
         if is_installed(name):
@@ -193,8 +193,7 @@ def open_export(path, runtime='auto'):
 
     Args:
         path: folder of the export, or its file.
-        runtime: 'auto' for the fastest that is installed, 'tensorflow', 'tflite', 'onnxruntime'
-            or 'openvino'.
+        runtime: 'auto', see `choose`, 'tensorflow', 'tflite', 'onnxruntime' or 'openvino'.
 
     Returns:
         `Export`.
@@ -241,7 +240,16 @@ def _open_tensorflow(model, metadata, threads, stack):
         tensors = [graph.get_tensor_by_name(metadata[name] + ':0') for name in ('input', 'output')]
     except (tf.errors.OpError, DecodeError, KeyError) as error:
         raise ValueError(str(getattr(error, 'message', error))) from error
-    return sess.make_callable(tensors[1], feed_list=tensors[:1])
+    call = sess.make_callable(tensors[1], feed_list=tensors[:1])
+
+    def look(images):
+        try:
+            return call(images)
+        except tf.errors.ResourceExhaustedError as error:
+            raise InputError(f'out of memory while {model} was used; end what else uses the '
+                             'device, or take --runtime openvino') from error
+
+    return look
 
 
 def _open_tflite(model, metadata, threads, stack):

@@ -32,7 +32,6 @@ ENDINGS = tuple(_CODECS)
 _GIF = 'split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1'
 _BT709 = ('-colorspace', 'bt709', '-color_primaries', 'bt709', '-color_trc', 'bt709')
 _REMEDY = 'expected a video, ' + ', '.join(ENDINGS)
-_CLOCK_OF_GIF = 100         # which FFmpeg takes for the rate where it can't guess it
 _RATE_LIMIT = 1000          # frames a second; beyond, the file's clock was taken for its rate
 
 
@@ -92,14 +91,14 @@ class Reader:
         width, height, count, seconds, wide, high = map(int, header.groups())
         self._options = []      # of the decoder
         if wide and high and wide != high:      # pixels that are not square, as of DVDs
-            width = max(1, round(width * wide / high))
+            width = max(2, 2 * round(width * wide / high / 2))      # even, see `Writer`
             self._options += ['-vf', f'scale={width}:{height},setsar=1']
         if width * height > PIXEL_LIMIT:
             raise InputError(f'{path} cannot be used: its {width} x {height} pixels are more '
                              f'than {PIXEL_LIMIT / 1e6:.0f} megapixels; make it smaller')
         self.shape, self.rate = (height, width), Fraction(count, seconds or 1) or Fraction(25)
-        if self.path.suffix.lower() == '.gif' and self.rate == _CLOCK_OF_GIF:
-            self.rate = _rate_of_gif(path)
+        if self.path.suffix.lower() == '.gif':      # of which FFmpeg guesses
+            self.rate = min(self.rate, _rate_of_gif(path))
             self._options += ['-r', str(self.rate)]
         if self.rate > _RATE_LIMIT:
             raise InputError(f'{path} cannot be used: its rate is {float(self.rate):g} frames a '
@@ -131,7 +130,8 @@ class Reader:
         size, count = height * width * 3, 0
         with temporary(tempfile.TemporaryFile) as log:
             self._process = subprocess.Popen(
-                [*self._command('error'), *self._options, '-pix_fmt', 'rgb24', '-f', 'rawvideo', 'pipe:1'],
+                [*self._command('error'), *self._options, '-pix_fmt', 'rgb24', '-f', 'rawvideo',
+                 'pipe:1'],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True)     # Ctrl-C is for Python to answer
             with self._process.stdout as frames:
@@ -252,14 +252,15 @@ class Writer:
 
 
 def _rate_of_gif(path):
-    """The rate at which all frames of a GIF last whole periods, up to 50: frames a second."""
+    """The rate at which all frames of a GIF last whole periods, or a lower one that loses none."""
     try:
         with Image.open(path, formats=['GIF']) as image:
             lengths = [frame.info.get('duration') or 100        # ms
                        for frame in ImageSequence.Iterator(image)]
     except DAMAGE:
-        return Fraction(10)
-    return min(Fraction(1000, math.gcd(*map(int, lengths))), Fraction(50))
+        return Fraction(50)
+    lengths = list(map(int, lengths))
+    return min(Fraction(1000, math.gcd(*lengths)), Fraction(1000, min(20, *lengths)))
 
 
 def _seconds(text):

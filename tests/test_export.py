@@ -17,7 +17,7 @@ from scipy.special import softmax
 import exported
 import roadseg
 import tiny
-from roadseg import export, runtimes
+from roadseg import compare, export, runtimes
 from roadseg.commands import run_command
 from roadseg.errors import InputError
 from roadseg.images import read_image, resize, seen_size, write_image
@@ -260,9 +260,9 @@ def test_a_network_that_says_nan_is_found(bright, data):
     dataset, _, held_out = export.photographs_of(bright, None)
     with export.checkpoint_network(bright) as (_, network, _):
         nothing = np.full((32, 96, 2), np.nan, np.float32)
-        broken = export._Known(nothing, None, None, None, (32, 96))
+        broken = compare._Known(nothing, None, None, None, (32, 96))
         with np.errstate(invalid='ignore'):
-            check = export.compare_answers(network, broken, dataset, held_out[:1])
+            check = compare.compare_answers(network, broken, dataset, held_out[:1])
     assert export.problems_of(check, 'int8')
 
 
@@ -271,14 +271,14 @@ def test_a_network_that_says_nan_is_found(bright, data):
 def test_ctrl_c_does_not_reach_the_processes_that_time(capfd):
     """They would show a traceback each."""
     code = 'import os; print(os.getpgid(0), flush=True); sys.stdin.read()'
-    with export.timing(code) as ask:
+    with compare.timing(code) as ask:
         assert ask() != os.getpgid(0)
 
 
 @pytest.mark.parametrize('code', ['raise SystemExit(9)', 'print("no number", flush=True); input()'])
 def test_a_process_that_cannot_time_is_one_line(code, capfd):
     with pytest.raises(InputError, match='that timed this has ended'), \
-            export.timing(code, 'this') as ask:
+            compare.timing(code, 'this') as ask:
         for _ in range(99):
             ask()
 
@@ -286,21 +286,21 @@ def test_a_process_that_cannot_time_is_one_line(code, capfd):
 def test_a_process_that_is_lost_costs_its_own_row(capfd):
     good = 'import time\nfor _ in sys.stdin: print(1.5, flush=True)'
     rows = [{}, {}, {}]
-    export.measure_in_turns(rows, [(good, 'a'), ('raise SystemExit(9)', 'b'), (good, 'c')])
+    compare.measure_in_turns(rows, [(good, 'a'), ('raise SystemExit(9)', 'b'), (good, 'c')])
     assert rows == [{'ms': 1.5, 'peak_bytes': 1.5}, {'lost': True}, {'ms': 1.5, 'peak_bytes': 1.5}]
     assert 'warning: the process that timed b has ended' in capfd.readouterr().err
     with pytest.raises(InputError, match='timed a has ended'):
-        export.measure_in_turns([{}], [('raise SystemExit(9)', 'a')])
+        compare.measure_in_turns([{}], [('raise SystemExit(9)', 'a')])
 
 
 def test_the_score_of_a_runtime_is_its_own(bright, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(bright, tmp_path / 'run')
     monkeypatch.setattr(export, 'PRECISIONS', {'tflite': ('none',)})
     monkeypatch.setattr(runtimes, 'is_installed', lambda name: True)
-    monkeypatch.setattr(export, 'measure_in_turns', lambda rows, starts: timed.extend(
+    monkeypatch.setattr(compare, 'measure_in_turns', lambda rows, starts: timed.extend(
         runtime for *_, runtime in starts[1:]))
-    timed, check_on = [], export.check_on
-    monkeypatch.setattr(export, 'check_on', lambda folder, runtime, *rest: {
+    timed, check_on = [], compare.check_on
+    monkeypatch.setattr(compare, 'check_on', lambda folder, runtime, *rest: {
         **check_on(folder, 'tflite', *rest), 'agreement': 0.5, 'after': 1.0})
     assert call(run, '--compare') == 0
     lite, other = (next(row for row in json.loads((run / 'compare.json').read_text())['rows']
@@ -308,6 +308,7 @@ def test_the_score_of_a_runtime_is_its_own(bright, tmp_path, monkeypatch, capsys
     assert other['score'] == 1 != lite['score'] and other['problems'] and not lite['problems']
     assert timed == ['tflite']
     assert 'tflite on openvino: ' in capsys.readouterr().out
+    assert compare.LEFT_OUT in (run / 'compare.md').read_text()
 
 
 def test_photographs_that_it_has_learned_from_are_not_checked_on(bright, data, tmp_path,
@@ -327,7 +328,7 @@ def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, mon
     monkeypatch.setattr(export, 'PRECISIONS', {'tflite': ('none', 'int8')})
     monkeypatch.setitem(runtimes.RUNTIMES, 'tflite', ('tflite',))
     monkeypatch.setitem(export.LIMITS, 'int8', (-1, 1, 100))        # none is as good
-    monkeypatch.setattr(export, 'ROUNDS', 2)
+    monkeypatch.setattr(compare, 'ROUNDS', 2)
     assert call(run, '--compare') == 1
     result = json.loads((run / 'compare.json').read_text())
     training, lite, small = result['rows']

@@ -330,10 +330,11 @@ def test_a_decoder_that_ends_before_the_first_frame_is_one_line(run, tmp_path, o
                        f'exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv('IMAGEIO_FFMPEG_EXE', str(program))
-    assert call(run, clip, photo, '--out', out) == 1
+    save(out / 'clip.masks/000000.png')         # of an earlier one
+    assert call(run, clip, photo, '--out', out, '--masks') == 1
     error = capsys.readouterr().err
     assert error.count('error: ') == 1 and 'clip.mp4 is not a readable video' in error
-    assert files(out) == ['photo.png']
+    assert files(out) == ['clip.masks/000000.png', 'photo.mask.png', 'photo.png']
 
 
 def test_a_video_that_is_none_does_not_stop_the_next(run, tmp_path, out, capsys):
@@ -471,6 +472,13 @@ def test_confidence_is_that_of_what_is_painted(road, expected):
     certain[..., 0] = 1
     network = SimpleNamespace(classes=('a', 'b'), road=road)
     assert (predict.confidence(certain, (2, 3), network) == expected).all()
+
+
+@pytest.mark.parametrize('place', ['loop', 'loop/deeper'])
+def test_results_into_a_loop_of_links(run, tmp_path, capsys, place):
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    assert 'cannot write' in error_of(capsys, run, save(tmp_path / 'photo.png'), '--out',
+                                      tmp_path / place)
 
 
 def test_results_into_a_file(run, tmp_path, capsys):

@@ -129,9 +129,11 @@ def test_auto_takes_what_is_right_and_uses_the_gpu(monkeypatch):
     assert runtimes.choose('auto', 'tflite', 'x', 'int8') == 'tflite'
     assert runtimes.choose('openvino', 'tflite', 'x', 'int8') == 'openvino'
     for driver, expected in ((False, 'openvino'), (True, 'tensorflow')):
-        monkeypatch.setattr(runtimes, 'has_driver', lambda driver=driver: driver)
+        monkeypatch.setattr('roadseg.driver.has_driver', lambda driver=driver: driver)
         assert runtimes.choose('auto', 'frozen', 'x') == expected
         assert runtimes.choose('auto', 'tflite', 'x') == 'openvino'
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+    assert runtimes.choose('auto', 'frozen', 'x') == 'openvino'
 
 
 def test_a_runtime_of_another_format(folders):
