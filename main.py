@@ -31,6 +31,7 @@ from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet
 from roadseg.networks.encoder import check_layers, draw_new_kernels
 from roadseg.signals import stopping
+from roadseg.tf_errors import as_os_error
 from roadseg.tf_paths import literal
 from roadseg.training import (checkpoints, device, loss_scale, pipeline, preflight, start_from,
                               unlabelled, update, workers)
@@ -76,7 +77,9 @@ def load_vgg(sess, vgg_path, image=None):
         raise InputError(f'out of memory while {vgg_path} was loaded; end what else uses the '
                          'memory, or choose another GPU by CUDA_VISIBLE_DEVICES') from error
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError, tf.errors.OpError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, tf.errors.OpError):
+            error = as_os_error(error)      # whose text begins with the reason
+        reason = (str(getattr(error, 'strerror', error)).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
                          'it away to fetch it anew, or see `python -m '
                          'roadseg.networks.vgg16`') from error

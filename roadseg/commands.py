@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 from roadseg.errors import InputError
 from roadseg.signals import as_ctrl_c, handle, hold_back
@@ -94,6 +95,13 @@ def image_size(text):
             f"'{text[:40]}' is not two whole numbers HxW from 16 to 16384, such as "
             '160x576') from None
     return height, width
+
+
+def named_folder(text):
+    """'out' -> Path('out'); '' is no name for the folder one is in, but a variable left empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names no folder; . is the one you are in")
+    return Path(text)
 
 
 def factors(text):

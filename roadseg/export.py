@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from roadseg.commands import Parser, run_command, stop_at_once
+from roadseg.commands import Parser, named_folder, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
@@ -407,7 +407,7 @@ def main(argv=None):
     add('--quantize', choices=tuple(LIMITS), default='none',
         help='of tflite: float16 halves the file, dynamic makes the weights 8 bits, int8 '
              'everything')
-    add('--out', type=Path, metavar='DIR',
+    add('--out', type=named_folder, metavar='DIR',
         help='folder to make (default: RUN/exports/FORMAT-QUANTIZE)')
     add('--compare', action='store_true',
         help='write all of them instead, and measure file, score, time and memory; the table goes '

@@ -94,6 +94,18 @@ def free_space_check(folder, needed_bytes, what):
                          f'{human_size(usage.free)} free; free some space, or use another disk')
 
 
+def is_there(path):
+    """Whether something of this name is there.
+
+    Raises:
+        InputError: a link is, and leads nowhere: its disk may not be mounted.
+    """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise InputError(f'{path} is a link to {os.readlink(path)}, which is not there; mount its '
+                         'disk, or remove the link')
+    return os.path.exists(path)
+
+
 def check_file(path, remedy):
     """Checks that something is there to be read, and that reading it will come to an end.
 

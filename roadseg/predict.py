@@ -29,7 +29,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import Parser, number, one_line, run_command, stop_at_once
+from roadseg.commands import Parser, named_folder, number, one_line, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 import numpy as np
@@ -96,9 +96,9 @@ def find_inputs(texts, out):
             raise InputError(f'{what} picture ({" ".join(PICTURES)}) or video '
                              f'({" ".join(video.ENDINGS)})')
         for path, folder in files.items():
-            if os.path.realpath(path.parent) == os.path.realpath(out):
-                raise InputError(f'the input {path} lies in --out {out}, where its overlay would '
-                                 'take its place; name another folder')
+            if _is_inside(path.parent, out):
+                raise InputError(f'the input {path} lies in --out {out}, where a result may take '
+                                 'its place or that of its like; name another folder')
             found.setdefault(os.path.abspath(path), (path, folder))
     return list(found.values())
 
@@ -165,7 +165,6 @@ def plan(inputs, out, kinds):
     except ValueError:              # drives of Windows
         common = None
     sources = {os.path.realpath(source) for source, _ in inputs}
-    folders_of_sources = {str(parent) for source in sources for parent in Path(source).parents}
     relatives = [Path(os.path.relpath(source, common) if common else source.name)
                  for source, _ in inputs]
     # A result can't have the name of a folder of results, such as drive.masks/.
@@ -184,15 +183,10 @@ def plan(inputs, out, kinds):
             count += 1
         taken.update(str(name).lower() for name in names.values())
         outputs = {kind: Path(out) / name for kind, name in names.items()}
-        for kind, path in outputs.items():
-            real = os.path.realpath(path)
-            if real in sources:
+        for path in outputs.values():
+            if os.path.realpath(path) in sources:
                 raise InputError(f'{path} is an input, or a link to one, and its result would '
                                  'take its place; name another --out')
-            # whose pictures of an earlier video are removed
-            if is_video and kind in ('mask', 'confidence') and real in folders_of_sources:
-                raise InputError(f'{path} holds an input, and the frames of {source} would take '
-                                 'its place; name another --out')
         jobs.append(Job(source, is_video, outputs))
     return jobs
 
@@ -482,7 +476,7 @@ def main(argv=None):
     add('paths', nargs='+', metavar='[RUN] INPUT',
         help='a run or an export, if not the network that comes with the package; then pictures, '
              "videos (" + ' '.join(video.ENDINGS) + "), folders, and patterns in quotes")
-    add('--out', type=Path, metavar='DIR', default=Path('seen'),
+    add('--out', type=named_folder, metavar='DIR', default=Path('seen'),
         help='folder of the results')
     add('--masks', action='store_true', help='write the class numbers, too, as coloured PNG')
     add('--confidence', action='store_true',

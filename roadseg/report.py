@@ -7,9 +7,8 @@ Training writes both by itself.
 """
 import os
 import sys
-from pathlib import Path
 
-from roadseg.commands import Parser, run_command, stop_at_once
+from roadseg.commands import Parser, named_folder, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
 from roadseg.scoring.page import write_page
@@ -20,7 +19,7 @@ from roadseg.training.run_folder import holds_runs
 def main(argv=None):
     """The command: prints the path of each page."""
     parser = Parser(prog='python -m roadseg.report', description=__doc__)
-    parser.add_argument('folders', nargs='+', metavar='RUN', type=Path,
+    parser.add_argument('folders', nargs='+', metavar='RUN', type=named_folder,
                         help='folder of a run, runs/<date-time>, or of several, runs')
     for folder in parser.parse_args(argv).folders:
         is_run = os.path.exists(folder / 'options.json') or not holds_runs(folder)

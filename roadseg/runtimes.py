@@ -100,11 +100,12 @@ def read_metadata(path):
         ('fixed_size', isinstance(metadata.get('fixed_size'), bool)
          and (metadata['fixed_size'] or metadata.get('format') != 'tflite'),
          'true of tflite; true or false'),
-        ('file', isinstance(metadata.get('file'), str)
-         and Path(metadata['file']).name in (metadata['file'], ''), 'the name of the model'),
-        ('classes', isinstance(metadata.get('classes'), list), 'the names of the classes'),
         ('files', isinstance(metadata.get('files'), dict) and bool(metadata['files']),
          'the checksums of the files'),
+        ('file', isinstance(metadata.get('file'), str)
+         and (metadata['file'] == '.' or metadata['file'] in (metadata.get('files') or ())),
+         'the name of the model'),
+        ('classes', isinstance(metadata.get('classes'), list), 'the names of the classes'),
         *((name, isinstance(metadata.get(name), str), 'the name of a tensor')
           for name in ('input', 'output')),
         ('output_scale', metadata.get('quantization') != 'int8'
@@ -240,6 +241,9 @@ def _open_tensorflow(model, metadata, threads, stack):
         tensors = [graph.get_tensor_by_name(metadata[name] + ':0') for name in ('input', 'output')]
     except (tf.errors.OpError, DecodeError, KeyError) as error:
         raise ValueError(str(getattr(error, 'message', error))) from error
+    if tensors[0].dtype != tf.uint8 or tensors[1].dtype != tf.float32:
+        raise ValueError(f'it takes {tensors[0].dtype.name} and gives {tensors[1].dtype.name}; '
+                         'expected uint8 and float32')
     call = sess.make_callable(tensors[1], feed_list=tensors[:1])
 
     def look(images):

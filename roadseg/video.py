@@ -182,6 +182,9 @@ class Writer:
             InputError: its folder can't be written to.
         """
         self.path, program = Path(path), _ffmpeg()
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f'cannot write {path}: there is something that is no file; move it '
+                             'away, or write elsewhere')
         sweep(self.path)
         self._part = part_of(self.path)
         self._log = temporary(tempfile.TemporaryFile)
@@ -247,8 +250,10 @@ class Writer:
         self._log.seek(0)
         reason = _reason(self._log.read().decode(errors='replace'),
                          f'the encoder ended with {status}')
-        return InputError(f'cannot write {self.path}: {reason}; free some space, or write '
-                          'elsewhere')
+        is_full = 'dimension' not in reason and 'width x height' not in reason
+        return InputError(f'cannot write {self.path}: {reason}; ' + (
+            'free some space, or write elsewhere' if is_full
+            else 'make the video smaller, or give it another ending'))
 
 
 def _rate_of_gif(path):
@@ -271,4 +276,5 @@ def _seconds(text):
 def _reason(log, otherwise):
     """The first error of FFmpeg's log, without the part of FFmpeg that it comes from."""
     errors = re.findall(r'^(?:\[.*?\] )*\[(?:error|fatal)\] (.*\S)', log, re.MULTILINE)
-    return errors[0] if errors else otherwise
+    # of a file with sound alone
+    return otherwise if not errors or 'matches no streams' in errors[0] else errors[0]

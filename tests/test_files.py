@@ -406,3 +406,12 @@ def test_control_groups_of_both_versions_are_looked_at(monkeypatch, line, expect
     monkeypatch.setattr(files.Path, 'read_text', lambda *_, **__: line + '\n')
     files.free_memory()
     assert set(expected) <= set(asked) and bool(asked) == bool(expected)
+
+
+def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+    assert not files.is_there(tmp_path / 'disk')
+    with pytest.raises(InputError, match='link is a link to .*disk, which is not there'):
+        files.is_there(tmp_path / 'link')
+    (tmp_path / 'disk').mkdir()
+    assert files.is_there(tmp_path / 'link')

@@ -48,6 +48,14 @@ def error_of(argv):
 
 
 @pytest.mark.parametrize('option', ['--data-dir', '--runs-dir'])
+def test_places_that_can_be_no_folder_are_told_at_once(tmp_path, option):
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    assert 'is too long a name' in error_of([option, tmp_path / ('a' * 300)])
+    assert 'cannot be a folder' in error_of([option, tmp_path / 'link'])
+    assert 'cannot be a folder' in error_of([option, tmp_path / 'link/runs'])
+
+
+@pytest.mark.parametrize('option', ['--data-dir', '--runs-dir'])
 def test_names_that_tensorflow_cannot_write_to(option):
     assert 'its name is no UTF-8' in error_of([option, 'road\udcff'])
 
@@ -301,8 +309,12 @@ def test_help_says_what_the_demo_changes(capsys):
 
 # Going on with a run --------------------------------------------------------------------------
 
-def test_a_resumed_run_has_its_own_options(tmp_path):
+def test_a_resumed_run_has_its_own_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run = run_of(tmp_path, epochs=7, image_size=[32, 96], split='kfold:3:1', data_dir='there')
+    assert 'there is no folder there, where the data' in error_of(['--resume', run])
+    for name in ('there', 'elsewhere'):
+        (tmp_path / name).mkdir()
     options = parse_args(['--resume', str(run)])
     assert (options.epochs, options.image_size, options.split) == (7, (32, 96), 'kfold:3:1')
     assert (options.resume, options.data_dir) == (run, 'there')

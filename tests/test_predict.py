@@ -247,7 +247,7 @@ def test_an_input_in_the_place_of_a_result_is_told_as_that(run, tmp_path, capsys
         save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     error = error_of(capsys, run, 'photos/a.png', 'other/b.png', '--out', '.')
-    assert 'photos/a.png is an input, or a link to one' in error and 'remove' not in error
+    assert 'the input photos/a.png lies in --out .' in error and 'remove' not in error
 
 
 # Videos -----------------------------------------------------------------------------------------
@@ -444,8 +444,23 @@ def test_frames_never_take_the_place_of_inputs(run, tmp_path, out, capsys):
     clip = save_video(tmp_path / 'drive.mp4', sweep(3))
     photos = [save(out / f'drive.masks/{number:06d}.png') for number in range(2)]
     error = error_of(capsys, run, clip, out / 'drive.masks', '--out', out, '--masks')
-    assert 'drive.masks holds an input' in error
+    assert 'lies in --out' in error
     assert all(path.exists() for path in photos)
+
+
+def test_photographs_above_the_inputs_are_safe(run, tmp_path, capsys):
+    """Results keep their path below the deepest common folder: trip/day/a.png goes to trip/a.png."""
+    mine, photo = save(tmp_path / 'trip/a.png'), save(tmp_path / 'trip/day/a.png')
+    before = mine.read_bytes()
+    for text in (photo, tmp_path / 'trip/day'):
+        assert 'lies in --out' in error_of(capsys, run, text, '--out', tmp_path / 'trip')
+    assert mine.read_bytes() == before
+
+
+def test_an_empty_name_is_no_folder(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        call(run, save(tmp_path / 'photo.png'), '--out', '')
+    assert leaving.value.code == 2 and "'' names no folder" in capsys.readouterr().err
 
 
 def test_a_refused_command_makes_no_folder(run, tmp_path, capsys):

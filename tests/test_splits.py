@@ -12,7 +12,7 @@ UNKNOWN = ['val4', '', ' ', ':', 'kfold', 'kfold:', 'kfold:5', 'kfold:5:5', 'kfo
            'kfold:5:-1', 'kfold:a:b', 'kfold:5:1:2', 'kfold:²:1', 'kfold:5:²', 'kfold:1e300:1',
            'kfold:inf:0', 'kfold:5.0:1', 'kfold:٣:1', f"kfold:{'9' * 400}:1",
            f"kfold:5:{'0' * 400}",
-           'tail', 'tail:', 'tail:0', 'tail:1', 'tail:-0.2', 'tail:nan', 'tail:inf', 'tail:1e300',
+           'tail:٠.٥', 'tail: .5', 'tail', 'tail:', 'tail:0', 'tail:1', 'tail:-0.2', 'tail:nan', 'tail:inf', 'tail:1e300',
            f"tail:{'9' * 400}", 'tail:²', 'tail:a', 'tail:0.2:0.3', 'none:1', 'NONE']
 
 

@@ -199,6 +199,20 @@ def test_a_folder_that_is_not_there(tmp_path):
         Writer(tmp_path / 'none' / 'a.mp4', (24, 40), Fraction(25))
 
 
+def test_what_is_no_file_is_told_before_a_frame_is_seen(tmp_path):
+    (tmp_path / 'a.mp4').mkdir()
+    with pytest.raises(InputError, match='there is something that is no file'):
+        Writer(tmp_path / 'a.mp4', (24, 40), Fraction(25))
+
+
+def test_sound_alone_and_a_video_too_wide(tmp_path):
+    ffmpeg('-f', 'lavfi', '-i', 'sine=duration=1', tmp_path / 'sound.mp4')
+    with pytest.raises(InputError, match='it has no frame'):
+        Reader(tmp_path / 'sound.mp4')
+    with pytest.raises(InputError, match='make the video smaller'):
+        write(tmp_path / 'wide.avi', plain(2, (16, 8300)))
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """The encoder is killed by its limit on the size of a file."""
     import resource

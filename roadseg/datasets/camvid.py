@@ -29,7 +29,7 @@ from roadseg.datasets import download, kitti, labels
 from roadseg.datasets.description import IGNORED, Dataset
 from roadseg.datasets.splits import split_pairs
 from roadseg.errors import InputError
-from roadseg.files import move_into_place, part_of, sweep, write_error
+from roadseg.files import is_there, move_into_place, part_of, sweep, write_error
 from roadseg.images import read_image
 from roadseg.scoring import classes as class_scores
 from roadseg.scoring import road as road_scores
@@ -138,7 +138,7 @@ def fetch(data_dir):
             sweep(data_dir / UNPACKED)          # what was killed while it tidied up
             return place
     for place in (folder, data_dir / 'CamVid'):
-        if os.path.exists(place):
+        if is_there(place):
             raise InputError(f'{place} is not laid out as CamVid: expected train/, trainannot/, '
                              'val/ and so on of the SegNet tutorial, 701_StillsRaw_full/ and '
                              'LabeledApproved_full/, or train/ and train_labels/ as on Kaggle; '

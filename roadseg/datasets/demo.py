@@ -236,7 +236,7 @@ def _write_scene(target, scene, files, seed, size):
 def _parse_args(argv):
     parser = commands.Parser(prog='python -m roadseg.datasets.demo',
                              description=__doc__)
-    parser.add_argument('--out', type=Path, required=True,
+    parser.add_argument('--out', type=commands.named_folder, required=True,
                         help='folder that gets data_road/, for --dataset kitti, or, with 7 classes, '
                              'scenes7/, for --dataset folder')
     parser.add_argument('--classes', type=commands.number(int, 2, 7), default=2,

@@ -18,7 +18,7 @@ from roadseg.datasets import download, labels
 from roadseg.datasets.description import IGNORED, Dataset
 from roadseg.datasets.splits import split_pairs
 from roadseg.errors import InputError
-from roadseg.files import describe_os_error
+from roadseg.files import describe_os_error, is_there
 from roadseg.images import read_image
 from roadseg.scoring import road
 
@@ -97,7 +97,7 @@ def fetch(data_dir, strict=True):
     data_dir = Path(data_dir)
     folder, archive = data_dir / 'data_road', data_dir / 'data_road.zip'
     # os.path's questions have an answer where a name is too long or a folder is locked, too.
-    if not os.path.exists(folder):
+    if not is_there(folder):
         if not os.path.exists(archive):
             if os.path.isdir(data_dir / 'training/gt_image_2'):     # other sets of KITTI have none
                 raise InputError(f'{data_dir} holds training/ itself, and --data-dir names the '

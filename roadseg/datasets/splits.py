@@ -76,6 +76,7 @@ def _is_fold(numbers):
 
 def _is_share(numbers):
     try:
-        return len(numbers) == 1 and 0 < float(numbers[0]) < 1
+        return (len(numbers) == 1 and numbers[0].isascii() and numbers[0] == numbers[0].strip()
+                and 0 < float(numbers[0]) < 1)
     except ValueError:
         return False

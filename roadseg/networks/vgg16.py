@@ -46,7 +46,7 @@ import tensorflow.compat.v1 as tf
 from roadseg.datasets import download
 from roadseg.errors import InputError
 from roadseg.files import (check_file, check_free, free_memory, free_space_check, human_size,
-                           sweep)
+                           is_there, sweep)
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, he_normal,
                                       torch_input)
@@ -117,6 +117,7 @@ def read_npz(path):
         InputError: the file is unreadable, or an array is missing, of another shape or kind, or
             holds what is no finite number.
     """
+    check_file(path, 'expected an .npz of the 13 convolutions')
     weights = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -334,12 +335,12 @@ def find_encoder(options):
         return options.encoder
     folder = Path(options.data_dir) / 'vgg'
     if options.dataset == 'folder' and not (
-            os.path.exists(folder) or os.path.exists(folder.with_name('vgg.zip'))):
+            is_there(folder) or os.path.exists(folder.with_name('vgg.zip'))):
         return fetch('data')
     if options.dataset != 'demo':
         return fetch(options.data_dir)
     sweep(folder)           # what was killed while it wrote
-    if not os.path.exists(folder):
+    if not is_there(folder):
         shapes = convolution_shapes(width_divisor=8)
         try:
             save({}, {**shapes, **top_shapes(shapes['conv5_3'][-1], fc_width=128)}, torch_input,
@@ -364,7 +365,7 @@ def fetch(data_dir):
     """
     data_dir = Path(data_dir)
     folder, archive = data_dir / 'vgg', data_dir / 'vgg.zip'
-    if os.path.exists(folder):
+    if is_there(folder):
         return folder
     try:
         if not os.path.exists(archive):

@@ -6,11 +6,13 @@ markers or dashes, too. Names from files are drawn as they are, '$' and all.
 import io
 import logging
 import math
+import os
 import warnings
 from contextlib import contextmanager
 
 import numpy as np
 
+os.environ.pop('MPLBACKEND', None)      # of no use here, and a wrong one is an error
 logging.getLogger('matplotlib').setLevel(logging.ERROR)     # of a home it can't write to
 from matplotlib import rc_context       # noqa: E402
 from matplotlib.figure import Figure        # noqa: E402

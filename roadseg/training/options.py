@@ -1,5 +1,6 @@
 """The options of a training run and their defaults. No TensorFlow: a typo is answered at once."""
 import argparse
+import errno
 import functools
 import os
 import sys
@@ -184,6 +185,9 @@ def parse_args(argv=None):
     if first.resume:
         options = resumed_options(first.resume, given)
         check_places(options)
+        if options.dataset != 'demo' and not os.path.isdir(options.data_dir):   # no download there
+            raise InputError(f'there is no folder {options.data_dir}, where the data of '
+                             f'{first.resume} lay; name it with --data-dir')
         if options.rounds > 1:          # which begins anew
             check_runs(options)
         return options
@@ -211,7 +215,13 @@ def check_places(options):
                              'another') from error
     for name in ('data_dir', 'runs_dir'):
         nearest = Path(getattr(options, name))
-        while not os.path.exists(nearest) and nearest != nearest.parent:
+        try:
+            os.lstat(nearest)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(f"--{name.replace('_', '-')} {str(nearest)[:40]}... is too long "
+                                 'a name; choose a shorter one') from error
+        while not os.path.lexists(nearest) and nearest != nearest.parent:
             nearest = nearest.parent
         if not getattr(options, name) or not os.path.isdir(nearest):
             raise InputError(f"--{name.replace('_', '-')} '{getattr(options, name)}' cannot be a "
