@@ -90,6 +90,7 @@ def test_a_servers_memory_grows_as_a_sessions_does(monkeypatch):
     """Else the first of two workers on a GPU takes all of it."""
     team, configs = workers.Workers(launch.free_addresses(2), 0), []
     monkeypatch.setattr(team, 'silent', lambda: [])
+    monkeypatch.setattr(team, '_call_the_roll', lambda: None)       # of servers that are none
     monkeypatch.setattr(workers.tf.train, 'Server', lambda *arguments, config, **others: (
         configs.append(config), SimpleNamespace(target='grpc://localhost:1'))[1])
     team.start()
