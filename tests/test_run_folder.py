@@ -168,9 +168,9 @@ DEAF = """
     (AT_ONCE, 1, 'stopped'), (STOPPING, 1, 'saved'), (DEAF, 2, 'stopped')])
 def test_signals_end_a_command_as_ctrl_c_does(number, body, count, message):
     process = start(WAIT.format(body=body, ready=False))
-    for _ in range(count):
+    for place in range(count):
+        time.sleep(.7 * (place > 0))
         process.send_signal(number)
-        time.sleep(.7)
     _, error = process.communicate(timeout=10)
     assert process.returncode == 130 and error.splitlines()[-1] == message
     assert 'Traceback' not in error

@@ -104,7 +104,7 @@ class Workers:
                     group_key=ROLL_CALL, instance_key=EXCHANGE, merge_op='Add', final_op='Id',
                     subdiv_offsets=[0], timeout_seconds=float(PATIENCE))
             try:
-                sess.run(present)
+                _run_hearing_signals(sess, present)
             except tf.errors.OpError as error:
                 raise InputError('TF_CONFIG: the workers do not find each other; give all of them '
                                  'the same list, and each an index of its own') from error
@@ -348,17 +348,8 @@ class Workers:
         """
         if self.count == 1:
             return np.float64(numbers)
-        (fed, reduced), answer = self._exchange, Future()
-
-        def run():
-            try:
-                answer.set_result(sess.run(reduced, {fed: numbers}))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        # Not in this thread: no signal is heard inside TensorFlow, however long the others take.
-        threading.Thread(target=run, daemon=True).start()
-        return answer.result()
+        fed, reduced = self._exchange
+        return _run_hearing_signals(sess, reduced, {fed: numbers})
 
     def of_first(self, sess, numbers):
         """Returns the numbers that the first worker has: float64 ndarray."""
@@ -476,6 +467,20 @@ def join(environ=os.environ):
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(addresses):
         raise InputError(f'TF_CONFIG: task.index is {index!r}; expected 0 to {len(addresses) - 1}')
     return Workers(addresses, index) if len(addresses) > 1 else Workers()
+
+
+def _run_hearing_signals(sess, fetches, feed=None):
+    """`sess.run`, in a thread: no signal is heard inside TensorFlow, however long others take."""
+    answer = Future()
+
+    def run():
+        try:
+            answer.set_result(sess.run(fetches, feed))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result()
 
 
 def _is_address(text):
