@@ -13,7 +13,11 @@ def has_driver():
     return True
 
 
+def offers_gpu():
+    """Whether the driver is there, and the user has not hidden its GPUs."""
+    return has_driver() and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1')
+
+
 def sees_gpu():
-    """Whether TensorFlow could use a GPU: not on Windows, nor where the user has hidden it."""
-    return (sys.platform != 'win32' and has_driver()
-            and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1'))
+    """Whether TensorFlow could use a GPU, which it does not on Windows."""
+    return sys.platform != 'win32' and offers_gpu()

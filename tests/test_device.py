@@ -75,7 +75,7 @@ def test_a_driver_without_a_gpu_for_tensorflow_says_what_to_install(monkeypatch)
     cpu = device.Device('CPU, 2 cores', False, 'float32', False)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     for there in (False, True):
-        monkeypatch.setattr(device, 'has_driver', lambda there=there: there)
+        monkeypatch.setattr('roadseg.driver.has_driver', lambda there=there: there)
         assert ('requirements-gpu.txt' in device.describe(cpu)) == there
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     assert 'requirements-gpu.txt' not in device.describe(cpu)

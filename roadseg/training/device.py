@@ -1,5 +1,4 @@
 """What a network runs on: GPU or CPU, its precision, the session's configuration."""
-import os
 import sys
 from typing import NamedTuple
 
@@ -7,7 +6,7 @@ import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-from roadseg.driver import has_driver
+from roadseg.driver import has_driver, offers_gpu
 from roadseg.threads import processors
 from roadseg.training.processor import is_without_onednn, native_bfloat16
 
@@ -83,7 +82,7 @@ def describe(device, workers=1):
                 'which may take longer than a step; benchmarks/allreduce.py measures it'
                 if workers > 1 else '')
         return f'device: {device.name}{several}{slow}'
-    if has_driver() and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1'):
+    if offers_gpu():
         remedy = ('TensorFlow uses no GPU on Windows; run it in WSL2' if sys.platform == 'win32'
                   else 'pip install -r requirements-gpu.txt, or see the reason with '
                        'TF_CPP_MIN_LOG_LEVEL=0')
