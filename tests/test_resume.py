@@ -421,8 +421,10 @@ def test_events_on_a_full_disk_cost_a_warning(copy, whole, tmp_path, capsys):
     run = without_last_epoch(copy)
     with small_disk(tmp_path / 'disk', '1m') as disk:
         (run / 'tensorboard').symlink_to(disk)
+        path, = (whole / 'tensorboard').iterdir()
+        graph = list(tf.train.summary_iterator(str(path)))[1].ByteSize()
         with open(disk / 'filler', 'wb') as file:       # room for the graph, not for a panel
-            file.write(bytes(8192))
+            file.write(bytes(2 ** 20 - graph - 10_000))
         assert_like(run, whole)
     (run / 'tensorboard').unlink()
     error = capsys.readouterr().err

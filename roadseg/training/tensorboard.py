@@ -77,7 +77,7 @@ def panel(photograph, truth, prediction, dataset, width=640):
         photograph, paint(photograph, truth, dataset.palette),
         colour_map(dataset.measures.confidence(prediction)))])
     encoded = io.BytesIO()
-    Image.fromarray(drawn).save(encoded, format='JPEG', quality=90)     # a PNG takes ten times as long
+    Image.fromarray(drawn).save(encoded, format='JPEG', quality=90)     # PNG: ten times as long
     return tf.Summary.Image(height=drawn.shape[0], width=drawn.shape[1], colorspace=3,
                             encoded_image_string=encoded.getvalue())
 
