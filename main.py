@@ -402,7 +402,7 @@ def run(options):
         progress, started = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
         with team.naming_lost():
-            team.agree(sess, progress, options, dataset)
+            team.agree(sess, progress, options, dataset, encoder)
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(

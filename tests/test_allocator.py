@@ -28,7 +28,7 @@ SCRIPT = textwrap.dedent(f"""
     sys.exit(7)
     """)
 HELPS = (allocator.are_known_to_glibc() and allocator.are_offered_by_kernel()
-         and not allocator.has_driver())
+         and not allocator.offers_gpu())
 helps = pytest.mark.skipif(not HELPS, reason='large pages are not for this machine')
 
 
@@ -94,7 +94,7 @@ def test_whatever_runs_a_script_within_itself_is_not_started_anew(script, around
 @helps
 @pytest.mark.parametrize('change', ['FIRST_GLIBC = (99, 0)', 'HUGE_PAGES = NEVER',
                                     'HUGE_PAGES = NEVER.parent / "none"',
-                                    'has_driver = lambda: True'])
+                                    'offers_gpu = lambda: True'])
 def test_where_they_do_not_help_nothing_happens(tmp_path, change):
     (tmp_path / 'never').write_text('always madvise [never]\n')
     path = tmp_path / 'script.py'

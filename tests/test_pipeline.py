@@ -383,6 +383,8 @@ def test_bad_photographs_and_labels_are_found_before_training_begins(pairs, tmp_
     check(training=pairs[:4] + void, validation=[])
     with pytest.raises(InputError, match='--batch-size 5 is not between 1 and the 4'):
         check(training=pairs[:4])
+    with pytest.raises(InputError, match='^the 3 photographs to train on are too few for 4 w.* 3$'):
+        check(training=pairs[:3], workers=4)
     with pytest.raises(InputError, match='size 5 of each of 2 workers is not between 1 and the 3'):
         check(training=pairs, validation=[], workers=2)
 

@@ -209,6 +209,24 @@ def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):
     assert f'warning: {second} has learned from {first}, which is gone' in capsys.readouterr().err
 
 
+def test_photographs_that_a_run_learned_from_without_labels_count_too(tmp_path, capsys):
+    """Those that got their labels later, and are held out now."""
+    for name in ('a', 'b', 'c'):
+        (tmp_path / f'{name}.png').write_text(name)
+    taught = [{'photograph': 'old name.png', 'sha256': start_from.sha256(tmp_path / 'b.png')}]
+    for dataset in ('kitti', 'folder'):
+        run = save_run(tmp_path / dataset, split='none', dataset=dataset)
+        write_json(run / 'photographs.json', {'training': ['um_1.png']})
+        write_json(run / 'pseudo_labels.json', {'photographs': taught})
+        held_out = [(tmp_path / f'{name}.png', None) for name in ('a', 'b', 'c')]
+        assert refused(run, held_out=held_out).startswith(
+            f"--start-from: {run} has learned, by a teacher's labels, from 1 of the 3 photographs "
+            f'that are held out now, the first being {tmp_path}/b.png; ')
+        assert 'in common' in refused(run, held_out=held_out[::2])
+        write_json(run / 'pseudo_labels.json', {'photographs': 'none'})
+        assert 'in common' in refused(run, held_out=held_out)
+
+
 def test_what_is_no_run_or_has_no_checkpoint_is_one_line(tmp_path):
     with pytest.raises(InputError, match='^--start-from: .* is no run'):
         refused(tmp_path)

@@ -212,7 +212,29 @@ def test_bad_photographs_are_one_line(data, dataset, teacher, photographs, spoil
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('place', ['image_2', 'gt_image_2', 'image_2/more'])
+def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photographs, tmp_path):
+    cities = tmp_path / 'cities'
+    for name, city in (('a', 'aachen'), ('b', 'zurich/old')):
+        (cities / city).mkdir(parents=True)
+        shutil.move(photographs / f'{name}.png', cities / city / f'{name}.png')
+    (cities / '.cache').mkdir()
+    shutil.copy(photographs / 'street 10.png', cities / '.cache/c.png')
+    with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
+        noted = [entry['photograph'] for entry in lesson.notes['photographs']]
+        assert noted == ['aachen/a.png', 'zurich/old/b.png']
+        run = save_run(tmp_path / 'run')
+        lesson.write(run)
+    options = options_of(data, cities, teacher)
+    options.resume = run
+    with lesson_of(dataset, options) as lesson:
+        assert [path for path, _ in lesson.pairs[-2:]] == [cities / name for name in noted]
+    shutil.copy(photographs / 'street 10.png', cities / 'zurich/a.png')
+    with pytest.raises(InputError, match='aachen/a.png and .*zurich/a.png have the same name'), \
+            lesson_of(dataset, options_of(data, cities, teacher)):
+        pass
+
+
+@pytest.mark.parametrize('place', ['image_2', 'gt_image_2', 'image_2/more', '.', '../..'])
 def test_folder_of_the_labelled_photographs_is_refused(data, dataset, teacher, place):
     folder = data / 'data_road/training' / place
     folder.mkdir(exist_ok=True)
@@ -312,6 +334,19 @@ def test_rounds_hand_the_student_on_as_teacher():
     options = Namespace(teacher=['first'], rounds=3, resume='here', seed=5)
     assert unlabelled.rounds(run, options) == 'run 3'
     assert seen == [(['first'], 3, 'here', 5), (['run 1'], 2, None, 5), (['run 2'], 1, None, 5)]
+
+
+def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photographs, tmp_path):
+    run = save_run(tmp_path / 'run')
+    made = json.loads((run / 'options.json').read_text())
+    made['options'].update(data_dir=str(data), unlabelled=str(photographs), rounds=2,
+                           teacher=[str(tmp_path / 'gone')])
+    (run / 'options.json').write_text(json.dumps(made))
+    assert parse_args(['--resume', str(run)]).rounds == 2
+    made['options'].update(start_from=str(tmp_path / 'gone'))       # by the next round, too
+    (run / 'options.json').write_text(json.dumps(made))
+    with pytest.raises(InputError, match='--start-from: .*gone is no run'):
+        parse_args(['--resume', str(run)])
 
 
 def command(*arguments):

@@ -88,6 +88,21 @@ def test_addresses_of_ipv6_answer():
         assert team.silent() == []
 
 
+def test_many_machines_that_are_off_are_found_within_seconds(monkeypatch):
+    """They refuse no connection: each try lasts as long as it may."""
+    now = [0.0]
+
+    def create_connection(address, timeout):
+        now[0] += timeout
+        raise TimeoutError
+
+    monkeypatch.setattr(workers.socket, 'create_connection', create_connection)
+    monkeypatch.setattr(workers.time, 'monotonic', lambda: now[0])
+    missing = workers.Workers([f'h{index}:1' for index in range(9)], 4).silent()
+    monkeypatch.undo()
+    assert missing == [0, 1, 2, 3, 5, 6, 7, 8] and now[0] < 10
+
+
 def test_a_mistake_in_the_options_is_said_once(monkeypatch, capsys):
     monkeypatch.setattr(launch.subprocess, 'Popen', None)       # nothing is started
     for options in (['--no-such-option'], ['--epochs', '0'], ['--resume', '/nowhere']):
@@ -451,9 +466,14 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
 
 
 @pytest.mark.slow
-def test_workers_with_other_options_are_refused(data, tmp_path):
-    first, second = (options(data, tmp_path / str(index), '--seed', str(index))
-                     for index in range(2))
-    for process in start_each([first, second]):
+@pytest.mark.parametrize('option', ['--seed', '--encoder'])
+def test_workers_with_other_options_or_another_encoder_are_refused(data, tmp_path, option):
+    save_tiny_vgg(tmp_path / 'vgg', fc_width=14)
+    values = {'--seed': ['0', '1'], '--encoder': [str(data / 'vgg'), str(tmp_path / 'vgg')]}
+    each = [options(data, tmp_path / 'runs', option, value) for value in values[option]]
+    what = {'--seed': '--seed', '--encoder': 'the encoder'}[option]
+    for process in start_each(each):
         code, output = finish(process)
-        assert code == 2 and 'worker 1' in output and 'differs from worker 0 in --seed' in output
+        last = output.splitlines()[-1]
+        assert code == 2 and last.startswith('error: worker 1'), output
+        assert f'differs from worker 0 in {what}; here: ' in last

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from roadseg.driver import has_driver
+from roadseg.driver import offers_gpu
 from roadseg.signals import hold_back
 
 VARIABLE, SETTING = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
@@ -23,7 +23,7 @@ def use_huge_pages():
     The process stays the same one: its number, its streams, the arguments. What the user has set
     in GLIBC_TUNABLES stays, too, also where that is nothing.
     """
-    if (VARIABLE not in os.environ and is_plain_script() and not has_driver()
+    if (VARIABLE not in os.environ and is_plain_script() and not offers_gpu()
             and are_known_to_glibc() and are_offered_by_kernel()):
         hold_back(True)             # until the new start has its handlers
         with suppress(OSError):     # it goes without, more slowly

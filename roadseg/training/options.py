@@ -77,7 +77,8 @@ def build_parser():
         help='take the weights of this run where names and shapes agree, whatever data set, '
              'classes and model it was of; the others are new')
     add('--unlabelled', type=Path, metavar='DIR', default=None,
-        help='learn from the photographs in this folder, too, as --teacher labels them')
+        help='learn from the photographs in this folder, too, as --teacher labels them; if it '
+             'holds none, from those in its folders')
     add('--teacher', type=run_folders, metavar='RUN[,RUN...]', default=None,
         help='run that labels the photographs of --unlabelled; of several, the mean')
     add('--unsure', type=unsure, metavar='P|LOW,HIGH', default=[0.7],
@@ -188,8 +189,8 @@ def parse_args(argv=None):
         if options.dataset != 'demo' and not os.path.isdir(options.data_dir):   # no download there
             raise InputError(f'there is no folder {options.data_dir}, where the data of '
                              f'{first.resume} lay; name it with --data-dir')
-        if options.rounds > 1:          # which begins anew
-            check_runs(options)
+        if options.rounds > 1:          # which begins anew, this run being the teacher
+            check_runs(argparse.Namespace(**{**vars(options), 'teacher': None}))
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get(first.dataset, {}),

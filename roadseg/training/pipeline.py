@@ -58,9 +58,12 @@ def check(dataset, training, validation, batch_size, workers=1, ignored_rows=0):
 
     Raises:
         InputError: an unreadable photograph or label, none whose pixels are evaluated, a name too
-            long for its pictures, or a batch size that is not between 1 and a worker's share of
-            the photographs to train on.
+            long for its pictures, fewer photographs than workers, or a batch size that is not
+            between 1 and a worker's share of them.
     """
+    if len(training) < workers > 1:
+        raise InputError(f'the {len(training)} photographs to train on are too few for {workers} '
+                         f'workers; start {max(len(training), 1)}')
     if not 1 <= batch_size <= len(training) // workers:
         of_each = f' of each of {workers} workers' if workers > 1 else ''
         raise InputError(f'--batch-size {batch_size}{of_each} is not between 1 and the '

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow.compat.v1 as tf
 
 from roadseg.errors import InputError
-from roadseg.files import read_json
+from roadseg.files import file_checksum, read_json
 from roadseg.inference import averaged_weights
 from roadseg.networks.encoder import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
@@ -148,6 +148,7 @@ def check_unseen(run, option, options, held_out):
         InputError: it has, or a file of the run is damaged.
     """
     for known in _lineage(Path(run)):
+        check_untaught(run, known, option, held_out)
         if read_options(known).get('dataset', 'kitti') != options.dataset:
             continue
         if held_out and 'training' not in read_photographs(known):
@@ -161,6 +162,41 @@ def check_unseen(run, option, options, held_out):
                 f'photographs that are held out now, the first being {seen[0]}; name a run with '
                 f"the --split of this one (its own is {read_options(known).get('split')}), or "
                 'hold nothing out with --split none')
+
+
+def check_untaught(run, known, option, held_out):
+    """Refuses a run that has learned from photographs without labels which are held out now.
+
+    Args:
+        run: folder, as it was named.
+        known: folder of that run, or of one that it has learned from.
+        option, held_out: as for `check_unseen`.
+
+    Raises:
+        InputError: it has, by the files' contents, or its notes are damaged.
+    """
+    entries = read_json(known / NOTES).get('photographs') if (known / NOTES).exists() else []
+    taught = {entry.get('sha256') for entry in entries if isinstance(entry, dict)} if isinstance(
+        entries, list) else set()
+    seen = [image for image, _ in held_out if taught and sha256(image) in taught]
+    if seen:
+        subject = run if known == Path(run) else f'{run} has learned from {known}, which'
+        raise InputError(f"{option}: {subject} has learned, by a teacher's labels, from {len(seen)} "
+                         f'of the {len(held_out)} photographs that are held out now, the first '
+                         f'being {seen[0]}; name another run, or hold nothing out with --split '
+                         'none')
+
+
+def sha256(path):
+    """SHA-256 of a file, 64 hexadecimal digits.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        return file_checksum(path)
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error.strerror}') from error
 
 
 def _lineage(run):

@@ -29,11 +29,11 @@ import roadseg
 from roadseg.datasets import labels
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import file_checksum, read_json, temporary, write_error, write_json
+from roadseg.files import read_json, temporary, write_error, write_json
 from roadseg.images import read_image, write_mask
 from roadseg.threads import prepared_ahead, processors
 from roadseg.training.run_folder import checksum
-from roadseg.training.start_from import NOTES, check_unseen, not_trained_on
+from roadseg.training.start_from import NOTES, check_unseen, not_trained_on, sha256
 
 FOLDER = 'pseudo_labels'
 THUMBNAIL = 32      # pixels of a side
@@ -180,7 +180,16 @@ def _photographs(options, training, held_out):
         if folder.resolve().is_relative_to(place.resolve()):
             raise InputError(f"--unlabelled: {folder} lies in {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
+        if place.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"--unlabelled: {folder} holds {place}, where the data set's "
+                             'labelled photographs are; name a folder of others')
     found = labels.pictures(folder, labels.PHOTOGRAPHS)
+    for place in [] if found else _folders_in(folder):      # such as cities
+        for name, path in labels.pictures(place, labels.PHOTOGRAPHS).items():
+            if name in found:
+                raise InputError(f'--unlabelled: {found[name]} and {path} have the same name, by '
+                                 'which their labels are called; rename one')
+            found[name] = path
     if not found:
         raise InputError(f'--unlabelled: {folder} holds no photograph '
                          f'({", ".join(labels.PHOTOGRAPHS)}); {labels.contents(folder)}')
@@ -207,6 +216,15 @@ def _photographs(options, training, held_out):
         raise InputError(f"--unlabelled: all {len(paths)} photographs in {folder} are labelled "
                          'ones of the data set, by their content; name a folder of others')
     return kept, sorted(name for names in left_out.values() for name in names)
+
+
+def _folders_in(folder):
+    """The folders in a folder, and in those, but for hidden ones: sorted list of paths."""
+    found = []
+    for place, names, _ in os.walk(folder):
+        names[:] = [name for name in names if not name.startswith('.')]
+        found += [Path(place, name) for name in names]
+    return sorted(found)
 
 
 def _looks(paths):
@@ -277,8 +295,9 @@ def _label(options, dataset, training, folder):
                 continue
             name = f'{path.stem}.png'
             write_mask(folder / name, classes, dataset.palette)
-            entries.append({'photograph': path.name, 'label': name, 'sure': round(sure, 4),
-                            'sha256': _sha256(path)})
+            photograph = path.relative_to(options.unlabelled).as_posix()
+            entries.append({'photograph': photograph, 'label': name, 'sure': round(sure, 4),
+                            'sha256': sha256(path)})
     if skipped:
         print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
               f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
@@ -355,16 +374,17 @@ def _kept(options):
     try:
         entries = [(entry['photograph'], entry['label'], entry['sha256'])
                    for entry in notes['photographs']]
-        right = bool(entries) and all(isinstance(part, str) and Path(part).name == part
-                                      for entry in entries for part in entry)
+        right = bool(entries) and all(
+            isinstance(part, str) and not os.path.isabs(part) and '..' not in Path(part).parts
+            for entry in entries for part in entry)
     except (KeyError, TypeError):
         right = False
     if not right:
         raise InputError(f"{path}: 'photographs' is no list of photographs and their labels; take "
                          'the file from a backup, or start a new run')
-    for name, label, sha256 in entries:
+    for name, label, content in entries:
         photograph = Path(options.unlabelled) / name
-        if not os.path.isfile(photograph) or _sha256(photograph) != sha256:
+        if not os.path.isfile(photograph) or sha256(photograph) != content:
             raise InputError(
                 f'{options.resume} was started with other photographs without labels: '
                 f"{photograph} is {'not as it was' if os.path.isfile(photograph) else 'missing'}; "
@@ -374,11 +394,3 @@ def _kept(options):
             raise InputError(f'{options.resume / FOLDER / label} is missing; take it from a '
                              'backup, or start a new run')
     return notes
-
-
-def _sha256(path):
-    """SHA-256 of a file."""
-    try:
-        return file_checksum(path)
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error.strerror}') from error

@@ -29,7 +29,7 @@ from filelock import FileLock
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.training.device import session_config
-from roadseg.training.run_folder import read_run
+from roadseg.training.run_folder import checksum, describe_software, read_run
 
 GROUP, ROLL_CALL = 1, 2     # keys of groups of all workers: the training's, and the start's
 EXCHANGE = 2 ** 30          # key of `exchange`: the graphs of two models may count to others
@@ -156,12 +156,13 @@ class Workers:
 
     def silent(self):
         """Returns the indices of the other workers that do not answer."""
-        found = []
+        found, end = [], time.monotonic() + 5       # of all: a machine that is off refuses nothing
         for index, address in enumerate(self.addresses):
             if index != self.index:
                 host, port = address.rsplit(':', 1)
                 try:
-                    socket.create_connection((host.strip('[]'), int(port)), 5).close()
+                    socket.create_connection((host.strip('[]'), int(port)),
+                                             max(0.5, end - time.monotonic())).close()
                 except OSError:
                     found.append(index)
         return found
@@ -359,7 +360,7 @@ class Workers:
         """Whether some worker's flag is set."""
         return bool(self.exchange(sess, [float(flag)])[0])
 
-    def agree(self, sess, progress, options, dataset):
+    def agree(self, sess, progress, options, dataset, encoder):
         """Makes sure that all workers do the same, and begin where the first one does.
 
         Args:
@@ -367,16 +368,21 @@ class Workers:
             progress: `Progress`, gets the first worker's values.
             options: namespace.
             dataset: `Dataset`.
+            encoder: path of the frozen graph.
 
         Raises:
-            InputError: a worker has other options, photographs or versions.
+            InputError: a worker has other options, classes, photographs, versions or code, or
+                another encoder.
         """
         if self.count == 1:
             return
         own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
         names = sorted({*vars(options)} - own)
-        self.check_same(sess, 'versions', f'TensorFlow {tf.__version__}, NumPy {np.__version__}, '
-                                          f'options {" ".join(names)}')
+        versions = describe_software()['versions']
+        self.check_same(sess, 'versions', ', '.join(
+            f'{package} {versions[package]}' for package in ('tensorflow', 'numpy', 'scipy',
+                                                             'pillow')))
+        self.check_same(sess, 'the code of this project', f'{_code_checksum():08x}')
         values = {name: str(getattr(options, name)) for name in names}
         try:
             self.check_same(sess, 'options', str(values))
@@ -384,8 +390,10 @@ class Workers:
             for name, value in values.items():
                 self.check_same(sess, '--' + name.replace('_', '-'), value)
             raise
-        self.check_same(sess, 'photographs',
-                        ' '.join(image.stem for image, _ in dataset.labelled))
+        self.check_same(sess, 'classes', ', '.join(dataset.classes))
+        self.check_same(sess, 'photographs, their names or sizes', ' '.join(
+            f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled))
+        self.check_same(sess, 'the encoder', checksum(encoder))
         sess.run(self._agree)
         names = [field.name for field in fields(progress) if field.type in (int, float)]
         for name, value in zip(names, self.of_first(
@@ -467,6 +475,14 @@ def join(environ=os.environ):
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(addresses):
         raise InputError(f'TF_CONFIG: task.index is {index!r}; expected 0 to {len(addresses) - 1}')
     return Workers(addresses, index) if len(addresses) > 1 else Workers()
+
+
+def _code_checksum():
+    """CRC-32 of the sources that a training runs: int."""
+    root, value = Path(__file__).parents[2], 0
+    for path in sorted([*root.glob('main.py'), *root.glob('roadseg/**/*.py')]):
+        value = zlib.crc32(path.read_text(encoding='utf-8').encode(), value)
+    return value
 
 
 def _run_hearing_signals(sess, fetches, feed=None):
