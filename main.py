@@ -408,7 +408,8 @@ def run(options):
         cost, available = preflight.report(
             sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options, team)
-        cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here))
+        cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here,
+                                                    0 if hardware.is_gpu else cost.at_most))
         get_batches_fn = pipeline.training_batches(lesson, options, cache, progress.epoch,
                                                    (team.index, team.count))
 

@@ -3,9 +3,9 @@
 For `benchmarks/train.py` and `benchmarks/infer.py` only. All have VGG16's 13 convolutions, context
 layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
 averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
-autocast for bfloat16. Keras runs on TensorFlow with oneDNN, without which it has no gradient of its
+`torch.compile` where asked, autocast for bfloat16. Keras runs on TensorFlow with oneDNN, without which it has no gradient of its
 dilated convolutions, mixed precision for bfloat16, and without XLA, whose convolutions are slower
-on a CPU.
+on a CPU. The machine's peak, 'peak', is what PyTorch's product of two large matrices reaches.
 """
 import sys
 import time
@@ -16,6 +16,21 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 CLASSES = 2
+SIDE = 4096         # of the matrices whose product tells the machine's peak
+BLOCKS = (64, 2), (128, 2), (256, 3), (512, 3), (512, 3)        # VGG16: channels, convolutions
+FROZEN = 2          # of them, the first ones
+
+
+def work(image_shape, training):
+    """Operations of an image: forward, in training thrice from the first trained block on."""
+    pixels, inputs, operations = image_shape[0] * image_shape[1], 3, 0
+    for block, (width, depth) in enumerate(BLOCKS):
+        for _ in range(depth):
+            passes = 3 if training and block >= FROZEN else 1
+            operations += 2 * passes * pixels / 4 ** block * 9 * inputs * width
+            inputs = width
+    top = pixels / 4 ** len(BLOCKS) * (3 * 9 * 512 * 256 + 1024 * 512)
+    return operations + 2 * (3 if training else 1) * top
 
 
 def serve(step):
@@ -67,7 +82,14 @@ def ours(encoder, size, image_shape, precision, training):
     return lambda: sess.run([net.cross_entropy_loss, net.train_op], feed)
 
 
-def torch_peer(size, image_shape, precision, training, channels_last):
+def peak(precision):
+    """A product of two large matrices, as a function: 2 x `SIDE` ^ 3 operations."""
+    import torch
+    left, right = torch.randn(2, SIDE, SIDE).to(getattr(torch, precision))
+    return lambda: left @ right
+
+
+def torch_peer(size, image_shape, precision, training, channels_last, compiled):
     """PyTorch's step, as a function."""
     import torch
     from torch import nn
@@ -80,7 +102,7 @@ def torch_peer(size, image_shape, precision, training, channels_last):
         def __init__(self):
             super().__init__()
             self.blocks, inputs = nn.ModuleList(), 3
-            for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for width, depth in BLOCKS:
                 layers = []
                 for _ in range(depth):
                     layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
@@ -115,12 +137,13 @@ def torch_peer(size, image_shape, precision, training, channels_last):
     net = Net().train(training)
     if channels_last:
         net = net.to(memory_format=torch.channels_last)
-    for block in net.blocks[:2]:
+    for block in net.blocks[:FROZEN]:
         block.requires_grad_(False)
     images, classes = batch(size, image_shape)
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (
         (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     images, classes = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(classes).long()
+    network = torch.compile(net) if compiled else net
     autocast = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
 
     def forward():
@@ -128,7 +151,7 @@ def torch_peer(size, image_shape, precision, training, channels_last):
             x = (images.float() / 255 - mean) / deviation
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            return net(x)
+            return network(x)
 
     if not training:
         def infer():
@@ -180,9 +203,9 @@ def keras_peer(size, image_shape, precision, training):
                              variance=[58.395 ** 2, 57.12 ** 2, 57.375 ** 2])(
         ops.cast(photographs, 'float32'))
     pools = []
-    for block, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
+    for block, (width, depth) in enumerate(BLOCKS):
         for _ in range(depth):
-            x = conv(x, width, trainable=block >= 2)
+            x = conv(x, width, trainable=block >= FROZEN)
         x = layers.MaxPooling2D(2, padding='same')(x)
         pools.append(x)
     mean = conv(ops.mean(x, axis=(1, 2), keepdims=True), 256, 1)
@@ -208,5 +231,7 @@ if __name__ == '__main__':
     image_shape = tuple(map(int, shape.split('x')))
     arguments = int(size), image_shape, precision, training == 'train'
     serve(ours(encoder, *arguments) if who == 'ours'
+          else peak(precision) if who == 'peak'
           else keras_peer(*arguments) if who == 'keras'
-          else torch_peer(*arguments, who.endswith('channels_last')))
+          else torch_peer(*arguments, channels_last=who.endswith('channels_last'),
+                          compiled=who.endswith('compile')))

@@ -2,11 +2,13 @@
 
     python benchmarks/train.py [--encoder data/vgg] [--batches 1 2] [--precisions float32 bfloat16]
 
-Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers. Each cell starts one
-process per peer; they take turns, one step each, and the median and the ratio of the pairs count.
-All processes get large pages.
+Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers; for `torch.compile` a C++
+compiler, too, without which that row is left out. Each cell starts one process per peer; they take
+turns, one step each, and the median and the ratio of the pairs count. All processes get large pages.
+The share of the peak is of what a product of two large matrices reaches in the same alternation.
 """
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from roadseg.commands import (Parser, image_size, number, run_command,     # noqa: E402
                               typed)
 from roadseg.errors import InputError       # noqa: E402
+from peer import SIDE, work     # noqa: E402
 
 PEER = Path(__file__).with_name('peer.py')
-PEERS = ('ours', 'torch', 'torch-channels_last', 'keras')
+PEERS = ('ours', 'torch', 'torch-channels_last', *['torch-compile'] * bool(shutil.which('c++')),
+         'keras', 'peak')
 
 
 def start(who, batch, args, precision, kind):
@@ -53,9 +57,10 @@ def measure(kind, argv=None):
     if not os.path.isdir(args.encoder):
         raise InputError(f'--encoder {args.encoder} is no folder; write a frozen graph with '
                          '`python -m roadseg.networks.vgg16`')
+    operations = work(args.image_size, kind == 'train')     # of an image
     args.image_size = typed(args.image_size)
-    print(f'{kind}, {args.image_size}, ms per image: median; ratio to ours of each pair: median '
-          '(least to most)')
+    print(f'{kind}, {args.image_size}, {1e-9 * operations:.0f} GFLOP per image; ms per image: '
+          'median; ratio to ours of each pair: median (least to most); share of the peak')
     for precision in args.precisions:
         for batch in args.batches:
             processes = {who: start(who, batch, args, precision, kind) for who in PEERS}
@@ -68,12 +73,14 @@ def measure(kind, argv=None):
             for process in processes.values():
                 process.stdin.close()
                 process.wait()
-            for who in PEERS:
+            rate = 2 * SIDE ** 3 / statistics.median(seconds.pop('peak'))
+            print(f'{precision:9} the peak of this machine: {1e-9 * rate:.0f} GFLOP a second')
+            for who in seconds:
                 ratios = [theirs / mine for theirs, mine in zip(seconds[who], seconds['ours'])]
-                print(f'{precision:9} batch {batch}  {who:20} '
-                      f'{1e3 * statistics.median(seconds[who]) / batch:8.0f}   '
-                      f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})',
-                      flush=True)
+                each = statistics.median(seconds[who]) / batch
+                print(f'{precision:9} batch {batch}  {who:20} {1e3 * each:8.0f}   '
+                      f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   '
+                      f'{operations / each / rate:.2f}', flush=True)
 
 
 if __name__ == '__main__':

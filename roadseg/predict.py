@@ -14,10 +14,11 @@ and gets a number where two would still have one name: of `photo.jpg`
     photo.confidence.png    --confidence: 0-255, the probability of the road, or where there are
                             more than two classes, of the class that is painted
     photo.json              --json: share of each class; all inputs together: predictions.json
+    legend.png              the classes' colours, where there are more than two classes
 
 Of a video, masks and confidence are folders `drive.masks/000000.png` and so on. A video keeps its
-rate and size, pixels that are not square being made so, and loses its sound. The network sees pictures at the scale of its training, see
-`roadseg.images.seen_size`.
+rate and size, pixels that are not square being made so, and loses its sound. The network sees
+pictures at the scale of its training, see `roadseg.images.seen_size`.
 """
 import itertools
 import os
@@ -38,17 +39,18 @@ from tqdm import tqdm
 
 from roadseg import runtimes, video
 from roadseg.errors import InputError
-from roadseg.files import check_file, delete, make_folder, write_json
+from roadseg.files import check_file, delete, make_folder, write_json, write_whole
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
                             write_mask)
 from roadseg.model import boxed, is_export, is_run, load
 from roadseg.scoring.classes import class_numbers
-from roadseg.threads import prepared_ahead
+from roadseg.threads import prepared_ahead, processors
 from roadseg.training.run_folder import holds_runs
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.jp2',
             '.gif')
-SUMMARY = 'predictions.json'
+SUMMARY, LEGEND = 'predictions.json', 'legend.png'
+THREADS = max(2, min(8, processors()))      # that read and write; each has a picture in memory
 # What telephones and cameras write, and is not read here.
 FOREIGN = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
            '.wmv')
@@ -168,7 +170,7 @@ def plan(inputs, out, kinds):
     relatives = [Path(os.path.relpath(source, common) if common else source.name)
                  for source, _ in inputs]
     # A result can't have the name of a folder of results, such as drive.masks/.
-    taken = {SUMMARY, *(str(folder).lower() for path in relatives for folder in path.parents)}
+    taken = {SUMMARY, LEGEND, *(str(folder).lower() for path in relatives for folder in path.parents)}
     jobs = []
     for (source, _), relative in zip(inputs, relatives):
         is_video = _is_video(source)
@@ -303,10 +305,10 @@ def predict_pictures(jobs, model):
         return job, {'height': image.shape[0], 'width': image.shape[1], 'frames': 1,
                      **shares(pixels, model)}
 
-    read_ones = prepared_ahead(read, jobs, threads=2, ahead=3)
+    read_ones = prepared_ahead(read, jobs, THREADS, ahead=THREADS + 1)
     seen = ((job, image, None if isinstance(image, InputError)
              else model.predict(image, full_size=False)) for job, image in read_ones)
-    yield from prepared_ahead(write, seen, threads=2, ahead=3)
+    yield from prepared_ahead(write, seen, THREADS, ahead=THREADS + 1)
 
 
 def predict_video(job, reader, model, temporal):
@@ -352,7 +354,8 @@ def predict_video(job, reader, model, temporal):
     total, of_frames = 0, array('d')        # eight bytes a number: videos may be long
     with video.Writer(job.outputs['overlay'], reader.shape, reader.rate) as writer, \
             closing(prepared_ahead(write, prepared_ahead(
-                look, see(decoded_ahead(iter(reader))), threads=2, ahead=3), ahead=1)) as written:
+                look, see(decoded_ahead(iter(reader))), THREADS, ahead=THREADS + 1),
+                                   ahead=1)) as written:
         for pixels in tqdm(written, job.source.name, reader.expected, unit='frame', leave=False,
                            dynamic_ncols=True, disable=None):
             total = total + pixels
@@ -433,7 +436,11 @@ def predict(jobs, model, out, temporal=0.0, summarize=False):
     finally:
         if summarize:
             write_json(out / SUMMARY, {'model': model.name, 'classes': model.classes,
-                                       'files': files, 'failed': failed})
+                                       'palette': model.palette, 'files': files,
+                                       'failed': failed})
+    if files and len(model.classes) > 2:
+        from roadseg.scoring.figures import legend      # takes a while, and is seldom needed
+        write_whole(out / LEGEND, legend(model.classes, model.palette))
     return sum(file['frames'] for file in files), failed
 
 

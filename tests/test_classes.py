@@ -1,4 +1,5 @@
 """Scores of any number of classes, against cases by hand and NumPy's and SciPy's own functions."""
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,6 +125,28 @@ def test_cross_entropy_is_taken_at_the_networks_size(scores):
         loss, pixels = class_scores.cross_entropy((scores, None), label)
         assert loss == pytest.approx(expected, rel=1e-5) and pixels == 35
     assert class_scores.cross_entropy((scores, None), 0 * truth + IGNORED) == (0, 0)
+
+
+def test_scores_of_the_photographs_own_size_are_not_resized(scores):
+    numbers = class_scores.class_numbers(scores, scores.shape[:2])
+    assert numbers.dtype == np.uint8
+    np.testing.assert_array_equal(numbers, scores.argmax(axis=-1))
+
+
+@pytest.mark.slow
+def test_19_classes_at_1024x2048_take_under_a_second():
+    rng = np.random.default_rng(2)
+    scores = rng.random((1024, 2048, 19), np.float32)
+    truth = rng.integers(0, 19, (1024, 2048), np.uint8)
+    network = SimpleNamespace(scores=lambda photograph: scores)
+    seconds = []
+    for _ in range(3):
+        began = time.process_time()
+        prediction = class_scores.predict(network, np.zeros((1024, 2048, 3), np.uint8))
+        class_scores.count(prediction, truth, 19)
+        class_scores.cross_entropy(prediction, truth)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 1
 
 
 def test_measures_have_the_classes_names_and_leave_out_what_does_not_exist():

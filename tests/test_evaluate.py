@@ -123,9 +123,10 @@ def test_training_leaves_scalars_pictures_and_the_graph_for_tensorboard(run):
         assert [step for step, _ in tags[column]] == [int(row['step']) for row in log]
         assert [value.simple_value for _, value in tags[column]] == pytest.approx(
             [float(row[column]) for row in log], rel=1e-5)
-    panel = tags['input, truth, probability/um_000079'][-1][1].image
+    panel = tags['held out/um_000079'][-1][1].image
     picture = imageio.imread(panel.encoded_image_string)
     assert picture.shape == (3 * 194, 640, 3)       # 47 x 155, widened to 640, one above the other
+    assert (panel.height, panel.width, panel.colorspace) == (3 * 194, 640, 3)
 
 
 def test_the_log_has_the_learning_rate_of_the_schedule(run):
@@ -173,6 +174,22 @@ def test_a_run_that_ends_early_without_test_photographs_is_complete(seven):
     for name in ('evaluation.json', 'index.html', 'checkpoints/step-000002'):
         assert (seven / name).exists()
     assert not (seven / 'overlays').exists()
+
+
+def test_iou_of_each_class_and_the_confusion_are_in_log_and_tensorboard(seven):
+    [row] = read_log(seven)
+    names = pictured(seven)['classes']
+    found = {f'val_iou_{name}' for name in names} & set(row)
+    assert {'val_iou_road', 'val_iou_sky', 'val_road_iou', 'val_miou'} <= set(row)
+    assert len(found) > 3 and row['val_iou_road'] == row['val_road_iou']
+    [path] = (seven / 'tensorboard').iterdir()
+    values = {value.tag: value for event in tf.train.summary_iterator(str(path))
+              for value in event.summary.value}
+    assert values['val_iou_sky'].simple_value == pytest.approx(float(row['val_iou_sky']), rel=1e-5)
+    assert imageio.imread(values['confusion'].image.encoded_image_string).shape[0] == (
+        values['confusion'].image.height)
+    [panel] = [value.image for tag, value in values.items() if tag.startswith('held out/')][:1]
+    assert panel.height == 4 * 194      # photograph, truth, prediction, confidence
 
 
 def test_several_classes_are_scored_by_their_names(seven, capsys):

@@ -4,6 +4,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import main
+from roadseg.inference import averaged_weights
 from roadseg.networks import segnet
 from roadseg.training import averages, loss_scale
 from roadseg.training.workers import Workers
@@ -46,6 +47,24 @@ class Step:
 def use_resource(request):
     """Variables of both kinds; those of the course's VGG16 are references."""
     return request.param
+
+
+def test_a_step_moves_the_moments_and_their_averages_are_swapped_in(use_resource):
+    """Those of batch normalisation, which nobody runs but `optimize`."""
+    with tf.Graph().as_default():
+        step = Step(False, use_resource)
+        before = step.values()
+        for factor in (1, 2):
+            step.run(factor * IMAGES + factor)
+        after = step.values()
+        with averaged_weights(step.sess):
+            swapped = step.values()
+        for name in ('decoder/moving_mean', 'decoder/moving_variance'):
+            average = name + '/ExponentialMovingAverage'
+            assert not np.array_equal(before[name], after[name])
+            assert not np.array_equal(after[name], after[average])
+            np.testing.assert_array_equal(swapped[name], after[average])
+            np.testing.assert_array_equal(step.values()[name], after[name])
 
 
 def test_the_scaled_step_is_the_step(use_resource):

@@ -250,6 +250,8 @@ def test_by_default_half_of_the_free_memory_is_for_the_caches(monkeypatch):
     assert 2 ** 20 < pipeline.cache_bytes(None) < 2 ** 45
     monkeypatch.setattr(pipeline, 'free_memory', lambda: 60)
     assert (pipeline.cache_bytes(None), pipeline.cache_bytes(None, sharing=3)) == (30, 10)
+    assert pipeline.cache_bytes(None, needed=40) == 10 and pipeline.cache_bytes(2., needed=40) == 2e9
+    assert pipeline.cache_bytes(None, 2, 12) == 9 and pipeline.cache_bytes(None, needed=80) == 0
 
 
 # Working ahead --------------------------------------------------------------------------------

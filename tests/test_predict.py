@@ -109,7 +109,12 @@ def test_of_three_classes_all_are_painted_and_the_confidence_is_that_of_the_one_
         tmp_path, out):
     run = tiny.save_run(tmp_path / 'run', num_classes=3)
     photo = save(tmp_path / 'photo.png')
-    assert call(run, photo, '--out', out, '--masks', '--confidence') == 0
+    assert call(run, photo, '--out', out, '--masks', '--confidence', '--json') == 0
+    legend = read(out / 'legend.png')[..., :3].reshape(-1, 3).tolist()
+    for colour in tiny.PALETTE[:3]:
+        assert list(colour) in legend
+    assert json.loads((out / 'predictions.json').read_text())['palette'] == [
+        list(colour) for colour in tiny.PALETTE[:3]]
     assert sorted(np.unique(read(out / 'photo.mask.png'))) == [1, 2]
     assert read(out / 'photo.png')[5, 35].tolist() == pytest.approx([0, 0, 127], abs=1)
     assert read(out / 'photo.confidence.png')[5, [5, 35]].tolist() == [255, 255]

@@ -16,6 +16,7 @@ os.environ.pop('MPLBACKEND', None)      # of no use here, and a wrong one is an 
 logging.getLogger('matplotlib').setLevel(logging.ERROR)     # of a home it can't write to
 from matplotlib import rc_context       # noqa: E402
 from matplotlib.figure import Figure        # noqa: E402
+from matplotlib.patches import Patch        # noqa: E402
 from matplotlib.ticker import (LogLocator, MaxNLocator, NullLocator,      # noqa: E402
                                StrMethodFormatter)
 
@@ -136,6 +137,27 @@ def confusion(matrix, classes):
     return png.getvalue()
 
 
+def legend(names, palette):
+    """Draws the colours of classes beside their names.
+
+    Args:
+        names: of the C classes.
+        palette: C colours (R, G, B), 0-255.
+
+    Returns:
+        PNG, bytes.
+    """
+    png, columns = io.BytesIO(), math.ceil(len(names) / NUMBERED)
+    names = [_shortened(name, 24) for name in names]
+    with _as_they_are():
+        figure = Figure(figsize=(columns * (0.8 + 0.1 * max(map(len, names))),
+                                 0.3 + 0.25 * min(len(names), NUMBERED)), dpi=DPI)
+        figure.legend([Patch(facecolor=[part / 255 for part in colour], edgecolor='0.5')
+                       for colour in palette], names, loc='center', ncols=columns, frameon=False)
+        figure.savefig(png, format='png')
+    return png.getvalue()
+
+
 def comparison(runs, ylabel):
     """Draws the curves of several runs in one figure, numbered at their ends.
 
@@ -172,8 +194,7 @@ def line_of(number):
 def _figure(xlabel, ylabel, title, size=SIZE):
     """Yields (axes, BytesIO), into which the figure is written as PNG at the end."""
     png = io.BytesIO()
-    with rc_context({'text.parse_math': False, 'text.usetex': False}), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*[Gg]lyph')     # names in other scripts
+    with _as_they_are():
         figure = Figure(figsize=size, dpi=DPI)
         axes = figure.subplots(gridspec_kw=MARGINS)     # a layout engine takes twice the time
         axes.set_xlabel(xlabel)
@@ -185,6 +206,14 @@ def _figure(xlabel, ylabel, title, size=SIZE):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
         figure.savefig(png, format='png')
+
+
+@contextmanager
+def _as_they_are():
+    """Within it, text is drawn as it is."""
+    with rc_context({'text.parse_math': False, 'text.usetex': False}), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*[Gg]lyph')     # names in other scripts
+        yield
 
 
 def _draw_over_epochs(axes, epochs, values, label, colour, marker):

@@ -172,14 +172,17 @@ def interval(counts, dataset, samples=1000):
         return None
     frames = np.stack(list(counts.values()))
     photographs, shape = len(frames), frames.shape[1:]
+    frames = np.float64(frames.reshape(photographs, -1))
     length = round(photographs ** (1 / 3))
     starts = np.random.default_rng(0).integers(
         photographs, size=(samples, math.ceil(photographs / length), 1))
-    drawn = ((starts + np.arange(length)) % photographs).reshape(samples, -1)[:, :photographs]
-    times = np.stack([np.bincount(of_sample, minlength=photographs) for of_sample in drawn])
-    pooled = np.int64(np.float64(times) @ np.float64(frames.reshape(photographs, -1)))
-    scores = [dataset.measures.measures(one.reshape(shape), dataset.classes, dataset.road)
-              for one in pooled]
+    scores = []
+    for part in np.array_split(starts, 20):     # lest memory grows with all samples' photographs
+        drawn = ((part + np.arange(length)) % photographs).reshape(len(part), -1)[:, :photographs]
+        times = np.stack([np.bincount(of_sample, minlength=photographs) for of_sample in drawn])
+        scores += [dataset.measures.measures(np.int64(pooled.reshape(shape)), dataset.classes,
+                                             dataset.road)
+                   for pooled in np.float64(times) @ frames]
     if not all(dataset.measures.BEST in found for found in scores):
         return None
     return np.percentile([found[dataset.measures.BEST] for found in scores], [2.5, 97.5]).tolist()

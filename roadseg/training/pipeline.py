@@ -291,13 +291,14 @@ def read_ahead(pairs, read_label, cache=None):
     return prepared_ahead(read, pairs, processors(), ahead=processors())
 
 
-def cache_bytes(cache_gb, sharing=1):
+def cache_bytes(cache_gb, sharing=1, needed=0):
     """Returns how much memory decoded photographs may take, in bytes.
 
     Args:
-        cache_gb: gigabytes, or None for half of the memory that the system has left.
+        cache_gb: gigabytes, or None for half of what training leaves of the system's memory.
         sharing: how many workers share that memory.
+        needed: bytes of it that the network takes, of each worker.
     """
     if cache_gb is not None:
         return int(cache_gb * 1e9)
-    return (free_memory() or 8 * 10**9) // 2 // sharing
+    return max((free_memory() or 8 * 10**9) // sharing - needed, 0) // 2

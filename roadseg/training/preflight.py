@@ -29,6 +29,11 @@ class Cost(NamedTuple):
     test_scale: float = 1.0     # that scale
     carried_back: float = 1.0   # share of the work that the backward pass goes through, too
 
+    @property
+    def at_most(self):
+        """Bytes, estimated, of a training step or a prediction, whichever takes more."""
+        return max(self.memory, self.memory_to_predict)
+
 
 def forward_operations(fetch):
     """Operations that `fetch` depends on, inputs before what they go into."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import roadseg.training.tensorboard as tensorboard
 from roadseg.errors import InputError
 from roadseg.files import describe_os_error, write_json
-from roadseg.scoring import page, score
+from roadseg.scoring import figures, page, score
 from roadseg.scoring.runs_page import write_runs_page
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
@@ -126,9 +126,10 @@ class Recorder:
             self.last_result = self.held_out.result
         if result is not None:
             loss, measures = result
+            of_classes = [f'IoU {name}' for name in self.dataset.classes]
             row = {**row, 'val_loss': loss, **{
-                column(name): measures[name] for name in self.dataset.measures.LOGGED
-                if name in measures}}
+                column(name): measures[name]
+                for name in (*self.dataset.measures.LOGGED, *of_classes) if name in measures}}
             scores = ', '.join(f'{name} {measures.get(name, math.nan):.2f}'.replace('nan', '-')
                                for name in self.dataset.measures.LOGGED)
             tqdm.write(f'    {self.title()}: loss {loss:.4f}, {scores}')
@@ -137,7 +138,8 @@ class Recorder:
         if self.events is not None:
             with self.events_may_fail():
                 for name in sorted(panels):
-                    tensorboard.write_panel(self.events, row['step'], name, panels[name])
+                    tensorboard.write_picture(self.events, row['step'], f'held out/{name}',
+                                              panels[name])
                 tensorboard.write_scalars(
                     self.events, row['step'],
                     {key: row[key] for key in row if key not in ('epoch', 'step')})
@@ -234,9 +236,16 @@ class Recorder:
             with self.saying_farewell():
                 result = score.score(self.network, self.dataset,
                                      self.held_out.samples(self.held_out.pairs), self.pictures)
-        write_json(self.folder / 'evaluation.json', score.summary(
-            result, self.dataset, f'step-{self.progress.step:06d}', self.options.split,
-            self.network))
+        summary = score.summary(result, self.dataset, f'step-{self.progress.step:06d}',
+                                self.options.split, self.network)
+        write_json(self.folder / 'evaluation.json', summary)
+        if self.events is not None and 'confusion' in summary['detail']:
+            self._finish_page()         # which draws, too
+            with self.events_may_fail():
+                tensorboard.write_picture(self.events, self.progress.step, 'confusion',
+                                          figures.confusion(summary['detail']['confusion'],
+                                                            self.dataset.classes))
+                self.events.flush()
         print(f'{self.options.split}: {score.tables([result], self.dataset)}')
 
     def finish(self):

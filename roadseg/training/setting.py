@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from roadseg.commands import typed
 from roadseg.datasets import catalogue
 from roadseg.datasets.description import Dataset
+from roadseg.errors import InputError
 from roadseg.networks import vgg16
 from roadseg.training import class_weights, device, pipeline
 from roadseg.training.options import check_alone
@@ -53,6 +55,9 @@ def settle(options, team):
     sizes = pipeline.check(dataset, training, validation, options.batch_size, team.count,
                            options.ignore_last_rows)
     options.image_size = pipeline.training_size(options.image_size, sizes)
+    if options.model == 'segnet' and max(options.image_size) <= 16:
+        raise InputError(f'--image-size {typed(options.image_size)}: after four poolings, SegNet '
+                         'would have one pixel to normalise; choose a larger one')
     with team.in_turn(options.data_dir):
         encoder = vgg16.find_encoder(options)
     check_same(options.resume, options.data_dir, dataset, training, validation, encoder)

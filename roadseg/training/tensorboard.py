@@ -60,7 +60,9 @@ def write_scalars(writer, step, scalars):
 
 
 def panel(photograph, truth, prediction, dataset, width=640):
-    """Draws input, truth and probability of a photograph, one above the other.
+    """Draws a photograph, the truth, the prediction and its probability, one above the other.
+
+    Of two classes, the probability is that of the second, and tells the prediction, too.
 
     Args:
         photograph: uint8 ndarray (H, W, 3), RGB.
@@ -70,19 +72,21 @@ def panel(photograph, truth, prediction, dataset, width=640):
         width: of the picture, in pixels.
 
     Returns:
-        `tf.Summary.Image`.
+        JPEG, bytes.
     """
-    size = thumbnail_size(photograph.shape[:2], width)
+    size, measures = thumbnail_size(photograph.shape[:2], width), dataset.measures
+    classes = [truth, measures.decide(prediction)][:len(dataset.classes) - 1]
     drawn = np.concatenate([resize(picture, size) for picture in (
-        photograph, paint(photograph, truth, dataset.palette),
-        colour_map(dataset.measures.confidence(prediction)))])
+        photograph, *(paint(photograph, numbers, dataset.palette) for numbers in classes),
+        colour_map(measures.confidence(prediction)))])
     encoded = io.BytesIO()
     Image.fromarray(drawn).save(encoded, format='JPEG', quality=90)     # PNG: ten times as long
-    return tf.Summary.Image(height=drawn.shape[0], width=drawn.shape[1], colorspace=3,
-                            encoded_image_string=encoded.getvalue())
+    return encoded.getvalue()
 
 
-def write_panel(writer, step, name, image):
-    """Writes what `panel` draws of the photograph of that name into an `EventFile`."""
-    writer.add_summary(tf.Summary(value=[tf.Summary.Value(
-        tag=f'input, truth, probability/{name}', image=image)]), step)
+def write_picture(writer, step, name, encoded):
+    """Writes a picture, the bytes of a JPEG or PNG, into an `EventFile`."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        width, height, channels = *image.size, len(image.getbands())
+    writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=name, image=tf.Summary.Image(
+        height=height, width=width, colorspace=channels, encoded_image_string=encoded))]), step)
