@@ -31,7 +31,7 @@ from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet
 from roadseg.networks.encoder import check_layers, draw_new_kernels
 from roadseg.signals import stopping
-from roadseg.tf_errors import as_os_error
+from roadseg.tf_errors import as_os_error, explain_gpu, naming_lack_of_memory
 from roadseg.tf_paths import literal
 from roadseg.training import (checkpoints, device, loss_scale, pipeline, preflight, start_from,
                               unlabelled, update, workers)
@@ -67,17 +67,15 @@ def load_vgg(sess, vgg_path, image=None):
             little memory.
     """
     try:
-        with literal(vgg_path) as folder:
+        with literal(vgg_path) as folder, naming_lack_of_memory(f'{vgg_path} was loaded'):
             # the path as it was given, unless it takes a link, for the course's test asks for it
             given = str(vgg_path) if folder == Path(vgg_path) else str(folder)
             tf.saved_model.loader.load(sess, ['vgg16'], given,
                                        **({} if image is None else
                                           {'input_map': {'image_input:0': image}}))
-    except tf.errors.ResourceExhaustedError as error:
-        raise InputError(f'out of memory while {vgg_path} was loaded; end what else uses the '
-                         'memory, or choose another GPU by CUDA_VISIBLE_DEVICES') from error
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError, tf.errors.OpError) as error:
         if isinstance(error, tf.errors.OpError):
+            explain_gpu(error)
             error = as_os_error(error)      # whose text begins with the reason
         reason = (str(getattr(error, 'strerror', error)).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "

@@ -3,11 +3,13 @@ import ctypes
 import os
 import sys
 
+DRIVER = 'libcuda.so.1' if sys.platform == 'linux' else 'nvcuda.dll'
+
 
 def has_driver():
     """Whether NVIDIA's driver is there. Asked for a GPU without it, TensorFlow prints an error."""
     try:
-        ctypes.CDLL('libcuda.so.1' if sys.platform == 'linux' else 'nvcuda.dll')
+        ctypes.CDLL(DRIVER)
     except OSError:
         return False
     return True
@@ -16,6 +18,18 @@ def has_driver():
 def offers_gpu():
     """Whether the driver is there, and the user has not hidden its GPUs."""
     return has_driver() and os.environ.get('CUDA_VISIBLE_DEVICES', '0') not in ('', '-1')
+
+
+def gpus():
+    """Numbers or names of the GPUs that programs may use, as CUDA_VISIBLE_DEVICES has them: list."""
+    if not offers_gpu():
+        return []
+    if chosen := os.environ.get('CUDA_VISIBLE_DEVICES'):
+        return chosen.split(',')
+    driver, count = ctypes.CDLL(DRIVER), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    return list(map(str, range(count.value)))
 
 
 def sees_gpu():

@@ -92,8 +92,7 @@ def checkpoint_network(run, which='last'):
         InputError: there is no whole checkpoint, or it is of another model.
     """
     options = complete(read_run(run)['options'], run)
-    with _without_tf32(), tf.Graph().as_default(), \
-            tf.Session(config=device.session_config()) as sess:
+    with _without_tf32(), tf.Graph().as_default(), device.open_session() as sess:
         path = checkpoints.load(sess, run, which)
         frozen = freeze(sess)
         try:
@@ -154,7 +153,7 @@ def photographs_of(run, data_dir):
 
 def write_savedmodel(frozen, part, options, calibration):
     """Writes a SavedModel for TensorFlow Serving. Arguments as those of `WRITERS`."""
-    with tf.Graph().as_default() as graph, tf.Session() as sess:
+    with tf.Graph().as_default() as graph, device.open_session() as sess:
         tf.import_graph_def(inference_graph(*frozen), name='')
         infos = [tf.saved_model.build_tensor_info(graph.get_tensor_by_name(name + ':0'))
                  for name in (INPUT, OUTPUT)]

@@ -7,6 +7,7 @@ from scipy.special import expit, softmax
 
 from roadseg.errors import InputError
 from roadseg.images import resize, scaled_size
+from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import Turns
 
 TURNS = Turns()     # threads that wait for each other take one network's memory
@@ -40,9 +41,9 @@ class Network(NamedTuple):
         """Logits of an image at the size it has: uint8 (h, w, 3) -> float32 (h, w, C).
 
         Raises:
-            InputError: they are not finite.
+            InputError: they are not finite, or there is too little memory.
         """
-        with TURNS:
+        with TURNS, naming_lack_of_memory('a picture was looked at'):
             scores = self.sess.run(self.logits,
                                    {self.input_image: image[np.newaxis], self.keep_prob: 1.0})
         if not np.isfinite(scores).all():

@@ -17,6 +17,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from roadseg.errors import InputError
 from roadseg.inference import averaged_weights
+from roadseg.training.device import open_session
 
 INPUT, OUTPUT = 'photographs', 'probabilities'
 
@@ -70,7 +71,7 @@ def with_constants(network, config):
         logits, keep_prob, input_image = (graph.get_tensor_by_name(tensor.name)
                                           for tensor in tensors)
     graph.finalize()
-    return network._replace(sess=tf.Session(graph=graph, config=config), logits=logits,
+    return network._replace(sess=open_session(config, graph=graph), logits=logits,
                             keep_prob=keep_prob, input_image=input_image)
 
 
@@ -91,7 +92,7 @@ def inference_graph(frozen, scores, image_size=None, quantized=False):
     """
     shape = [None, None, None, 3] if image_size is None else [1, *image_size, 3]
     graph = tf.Graph()
-    with graph.as_default(), tf.Session() as sess:
+    with graph.as_default(), open_session() as sess:
         photographs = tf.placeholder(tf.float32 if quantized else tf.uint8, shape, INPUT)
         found = _Rewriter(sess, photographs).rewrite(frozen, {}, [scores])
         tf.nn.softmax(found[0], name=OUTPUT)

@@ -19,6 +19,7 @@ from pathlib import Path
 from roadseg.commands import Parser, number, run_command, stop_at_once
 if __name__ == '__main__':      # before the seconds that the other imports take
     stop_at_once()
+from roadseg.driver import gpus
 from roadseg.errors import InputError
 from roadseg.signals import handling, hold_back
 from roadseg.training.options import check_alone, parse_args
@@ -42,9 +43,11 @@ def free_addresses(count):
 
 
 def environment_of(addresses, index):
-    """Returns the environment of a worker: this process's, and TF_CONFIG."""
+    """Returns the environment of a worker: this process's, TF_CONFIG, and one of several GPUs."""
     task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
-    return {**os.environ, 'TF_CONFIG': json.dumps(task)}
+    found = gpus()
+    own = {'CUDA_VISIBLE_DEVICES': found[index % len(found)]} if len(found) > 1 else {}
+    return {**os.environ, **own, 'TF_CONFIG': json.dumps(task)}
 
 
 def launch(count, options):

@@ -171,7 +171,7 @@ def _open_run(run, checkpoint):
     from roadseg.training import checkpoints, device
     config = device.session_config(device.find(options['precision']).precision)
     # A graph of its own, also where the caller's TensorFlow is eager.
-    with tf.Graph().as_default(), tf.Session(config=config) as trained:
+    with tf.Graph().as_default(), device.open_session(config) as trained:
         path = checkpoints.load(trained, run, checkpoint)
         try:
             network = Network.of_session(trained, options['image_size'], options['test_scale'],

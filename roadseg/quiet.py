@@ -12,7 +12,7 @@ import re
 import tempfile
 from contextlib import contextmanager, suppress
 
-from roadseg.driver import has_driver
+from roadseg.driver import offers_gpu
 
 NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] |'
                    rb'E\d{4} .*failed call to cuInit')
@@ -21,6 +21,9 @@ NOISE = re.compile(rb'WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\
 @contextmanager
 def _without_noise():
     """Catches the error stream, where that can be done, and passes on what is no noise."""
+    if os.environ['TF_CPP_MIN_LOG_LEVEL'] in ('0', '1'):        # it is wanted
+        yield
+        return
     try:
         stderr, caught = os.dup(2), tempfile.TemporaryFile()
     except OSError:                 # no error stream, as in some services; or a full disk
@@ -44,7 +47,7 @@ def _import_tensorflow():
     """Imports TensorFlow, and sets what it would say aloud otherwise."""
     with _without_noise():
         import tensorflow
-        if not has_driver():        # once asked here, it is not asked later, aloud
+        if not offers_gpu():        # once asked here, it is not asked later, aloud
             tensorflow.config.set_visible_devices([], 'GPU')
     tensorflow.compat.v1.logging.set_verbosity(tensorflow.compat.v1.logging.ERROR)
 

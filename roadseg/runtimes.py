@@ -59,13 +59,22 @@ def choose(runtime, form, path, quantization='none'):
         # On processors without VNNI, sums of OpenVINO's 8 bits overflow: 12 in 1,000 pixels of
         # another class than float32 has, by LiteRT 4.
         able = able[::-1]
-    elif 'tensorflow' in able and sees_gpu():       # which OpenVINO leaves alone here
+    elif 'tensorflow' in able and _tensorflow_has_gpu():    # which OpenVINO leaves alone here
         able = sorted(able, key=lambda name: name != 'tensorflow')
     for name in able if runtime == 'auto' else (runtime,):
         if is_installed(name):
             return name
     raise InputError(f"{path} needs {' or '.join(able) if runtime == 'auto' else runtime}, which "
                      'is not installed; `pip install -r requirements-export.txt`')
+
+
+def _tensorflow_has_gpu():
+    """Whether TensorFlow would use a GPU: it may be there without the libraries for it."""
+    if not sees_gpu() or not is_installed('tensorflow'):
+        return False
+    import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
+    import tensorflow.compat.v1 as tf
+    return bool(tf.config.list_physical_devices('GPU'))
 
 
 def read_metadata(path):
@@ -226,11 +235,11 @@ def _open_tensorflow(model, metadata, threads, stack):
     import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
     import tensorflow.compat.v1 as tf
     from google.protobuf.message import DecodeError
-    from roadseg.training.device import session_config
+    from roadseg.training.device import open_session, session_config
     from roadseg.tf_paths import literal
     graph, config = tf.Graph(), session_config()
     config.intra_op_parallelism_threads = threads
-    sess = stack.enter_context(tf.Session(graph=graph, config=config))
+    sess = stack.enter_context(open_session(config, graph=graph))
     try:
         with graph.as_default():
             if metadata['format'] == 'savedmodel':

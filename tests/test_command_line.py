@@ -332,7 +332,7 @@ def test_segnet_unpools_on_a_graph_like_the_courses(tmp_path):
 def test_precision_belongs_to_the_device_that_trains(monkeypatch, capsys):
     """TensorFlow's bfloat16 is of CPUs; a GPU in the machine trains in float32, and says so."""
     monkeypatch.setattr(device, 'native_bfloat16', lambda: True)
-    monkeypatch.setattr(device, 'has_driver', lambda: True)
+    monkeypatch.setattr(device, 'offers_gpu', lambda: True)
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [])
     assert [device.find(choice).precision for choice in ('auto', 'float32', 'bfloat16')] == [
         'bfloat16', 'float32', 'bfloat16']
@@ -351,7 +351,7 @@ def test_precision_belongs_to_the_device_that_trains(monkeypatch, capsys):
 
 
 def test_a_driver_without_a_gpu_is_a_cpu(monkeypatch):
-    monkeypatch.setattr(device, 'has_driver', lambda: True)
+    monkeypatch.setattr(device, 'offers_gpu', lambda: True)
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [])
     assert device.find().name.startswith('CPU, ')
 

@@ -8,8 +8,9 @@ from tensorflow.core.protobuf import device_properties_pb2
 from tensorflow.python.grappler import cluster, tf_optimizer
 
 import main
-from roadseg import launch, threads
-from roadseg.training import device, workers
+from roadseg import driver, launch, tf_errors, threads
+from roadseg.errors import InputError
+from roadseg.training import checkpoints, device, workers
 
 GPU = '/job:localhost/replica:0/task:0/device:GPU:0'
 
@@ -98,24 +99,24 @@ def test_a_servers_memory_grows_as_a_sessions_does(monkeypatch):
     assert configs[0].gpu_options.allow_growth and configs[0].device_filters
 
 
-HOPPER, PASCAL = (9, 0), (6, 1)
+AMPERE, PASCAL = (8, 6), (6, 1)
 
 
-@pytest.mark.parametrize('precision, capabilities, expected, warning', [
-    ('auto', [HOPPER], 'float32', None),
-    ('float32', [HOPPER], 'float32', None),
-    ('float16', [HOPPER], 'float16', None),
-    ('float16', [(7, 0)], 'float16', None),
-    ('float16', [HOPPER, PASCAL], 'float32', 'compute capability below 7.0'),
-    ('bfloat16', [HOPPER], 'float32', '--precision bfloat16 is not there on a GPU'),
-    ('float16', [], None, '--precision float16 is not there on a CPU'),
-    ('bfloat16', [], 'bfloat16', None),
-    ('float32', [], 'float32', None),
+@pytest.mark.parametrize('precision, capability, expected, warning', [
+    ('auto', AMPERE, 'float32', None),
+    ('float32', AMPERE, 'float32', None),
+    ('float16', AMPERE, 'float16', None),
+    ('float16', (7, 0), 'float16', None),
+    ('float16', PASCAL, 'float32', 'compute capability below 7.0'),
+    ('bfloat16', AMPERE, 'float32', '--precision bfloat16 is not there on a GPU'),
+    ('float16', None, None, '--precision float16 is not there on a CPU'),
+    ('bfloat16', None, 'bfloat16', None),
+    ('float32', None, 'float32', None),
 ])
-def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expected, warning,
+def test_what_a_device_lacks_is_said_and_not_done(precision, capability, expected, warning,
                                                   monkeypatch):
     monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS', raising=False)
-    found, xla, warnings = device.supported(precision, False, capabilities)
+    found, xla, warnings = device.supported(precision, False, capability)
     of_cpu = 'bfloat16' if device.native_bfloat16() else 'float32'
     assert found == (expected or of_cpu) and xla is False
     assert len(warnings) == (warning is not None)
@@ -126,15 +127,88 @@ def test_what_a_device_lacks_is_said_and_not_done(precision, capabilities, expec
 def test_bfloat16_on_a_cpu_takes_onednn(monkeypatch):
     monkeypatch.setattr(device, 'native_bfloat16', lambda: False)
     monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '0')
-    assert device.supported('bfloat16', False, []) == ('float32', False, [
+    assert device.supported('bfloat16', False, None) == ('float32', False, [
         '--precision bfloat16 is not there on a CPU with TF_ENABLE_ONEDNN_OPTS=0 in this '
         'TensorFlow; going on in float32'])
-    assert device.supported('float32', False, []) == ('float32', False, [])
+    assert device.supported('float32', False, None) == ('float32', False, [])
+
+
+@pytest.mark.parametrize('capability, warns', [
+    ((6, 1), False), ((7, 5), False), ((8, 9), False), ((9, 0), True), ((12, 0), True)])
+def test_a_gpu_that_the_driver_compiles_for_is_told(capability, warns, monkeypatch):
+    monkeypatch.setattr(tf.sysconfig, 'get_build_info', lambda: {
+        'cuda_compute_capabilities': ['sm_60', 'sm_70', 'sm_80', 'sm_89', 'compute_90']})
+    _, _, warnings = device.supported('float32', False, capability)
+    assert ['half an hour' in warning for warning in warnings] == [True] * warns
+    monkeypatch.setattr(tf.sysconfig, 'get_build_info', dict)       # of a build without CUDA
+    assert device.supported('float32', False, capability)[2] == []
+
+
+def test_one_gpu_of_several_is_opened(monkeypatch):
+    monkeypatch.setattr(device, 'offers_gpu', lambda: True)
+    gpus = [tf.config.PhysicalDevice(f'/physical_device:GPU:{number}', 'GPU') for number in (0, 1)]
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: gpus)
+    monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda found: {
+        'device_name': found.name[-5:], 'compute_capability': AMPERE if found == gpus[0]
+        else PASCAL})
+    assert device.find('float16')[:3] == ('GPU:0, the first of 2 GPUs', True, 'float16')
+    assert device.session_config().gpu_options.visible_device_list == '0'
+
+
+@pytest.mark.parametrize('error', [tf.errors.InternalError, tf.errors.UnknownError,
+                                   tf.errors.ResourceExhaustedError])
+def test_a_gpu_that_others_have_is_a_line(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error(None, None, 'cudaSetDevice() on GPU:0 failed. Status: out of memory\nmore')
+
+    monkeypatch.setattr(device, 'offers_gpu', lambda: True)
+    monkeypatch.setattr(tf, 'Session', fail)
+    with pytest.raises(InputError, match='^the GPU cannot be used: cudaSetDevice.* memory; see n'):
+        device.open_session()
+    monkeypatch.setattr(device, 'offers_gpu', lambda: False)        # it is something else
+    with pytest.raises(error):
+        device.open_session()
+
+
+@pytest.mark.parametrize('kind, text', [
+    (tf.errors.FailedPreconditionError, 'DNN library initialization failed. Look at the errors'),
+    (tf.errors.InvalidArgumentError, 'No DNN in stream executor'),
+    (tf.errors.InternalError, "'cuLaunchKernel(function)' failed with 'CUDA_ERROR_INVALID_HANDLE'")])
+def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, tmp_path, capsys):
+    error = kind(None, None, text)
+    with pytest.raises(InputError, match='^the GPU cannot compute: .*; see nvidia-smi and'), \
+            checkpoints._naming_damage(tmp_path):
+        raise error
+    assert 'damaged' not in capsys.readouterr().err
+    tf_errors.explain_gpu(kind(None, None, 'Input to reshape is a tensor with 3 values'))
+
+
+def test_several_gpus_are_shared_out(monkeypatch):
+    for found, expected in ((['0', '1'], ['0', '1', '0']), (['3'], [None] * 3), ([], [None] * 3)):
+        monkeypatch.setattr(launch, 'gpus', lambda found=found: found)
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        environments = [launch.environment_of(['a:1', 'a:2', 'a:3'], index) for index in range(3)]
+        assert [one.get('CUDA_VISIBLE_DEVICES') for one in environments] == expected
+    monkeypatch.setattr(driver, 'has_driver', lambda: True)
+    for value, expected in (('2,0', ['2', '0']), ('-1', []), ('', []), ('GPU-8a', ['GPU-8a'])):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
+        assert driver.gpus() == expected
+
+
+def test_numbers_travel_between_cpus_whatever_trains():
+    """Of workers one of which has no GPU, the first exchange says so, instead of TensorFlow."""
+    with tf.Graph().as_default() as graph:
+        team = workers.Workers(['a:1', 'b:1'], 1)
+        team.sum([tf.get_variable('weights', [3])])
+        team.prepare()
+        groups = {operation.get_attr('group_key'): operation.device for operation in
+                  graph.get_operations() if operation.type == 'CollectiveReduce'}
+    assert groups[workers.GROUP] == '' and 'CPU:0' in groups[workers.NUMBERS].upper()
 
 
 def test_xla_is_for_a_gpu():
-    assert device.supported('float32', True, [HOPPER])[1:] == (True, [])
-    _, xla, warnings = device.supported('float32', True, [])
+    assert device.supported('float32', True, AMPERE)[1:] == (True, [])
+    _, xla, warnings = device.supported('float32', True, None)
     assert not xla and warnings == [
         '--xla compiles for a GPU, and there is none; going on without']
     assert device.session_config(xla=True).graph_options.optimizer_options.global_jit_level == \
@@ -149,13 +223,13 @@ def test_the_session_takes_memory_as_it_needs_it():
         assert config.gpu_options.allow_growth and config.allow_soft_placement
 
 
-@pytest.mark.skipif(device.has_driver(), reason='there is a GPU')
+@pytest.mark.skipif(driver.has_driver(), reason='there is a GPU')
 def test_the_processors_that_are_named_are_those_that_may_be_used(monkeypatch):
     monkeypatch.setattr(threads.os, 'sched_getaffinity', lambda process: {0, 3, 5}, raising=False)
     assert device.find().name == 'CPU, 3 cores'
 
 
-@pytest.mark.skipif(device.has_driver(), reason='there is a GPU')
+@pytest.mark.skipif(driver.has_driver(), reason='there is a GPU')
 def test_a_run_without_a_gpu_notes_what_it_does(capsys):
     found = device.find('float16', xla=True)
     assert not found.is_gpu and not found.xla and found.precision != 'float16'

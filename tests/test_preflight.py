@@ -149,8 +149,8 @@ def test_advice_where_not_even_one_image_fits_is_a_smaller_image():
 def test_advice_is_never_a_batch_of_none():
     """The device may run out of memory although the estimate says that one image fits."""
     advice = preflight.memory_advice(Cost(1000, 1.0, 2 * GIB, GIB), 1, 5 * GIB)
-    assert '--batch-size 0' not in advice
-    assert '--image-size' in advice
+    assert '--batch-size 0' not in advice and 'not even one' not in advice
+    assert '--image-size' in advice and 'end what else uses the memory' in advice
 
 
 @pytest.mark.parametrize('error', [tf.errors.ResourceExhaustedError(None, None, 'OOM'),
@@ -260,7 +260,7 @@ def test_memory_that_runs_out_while_the_time_is_measured_is_advice(little_memory
 @pytest.mark.parametrize('dilation, onednn, told', [
     (2, '0', True), (2, '1', False), (2, None, False), (1, '0', False)])
 def test_gradients_that_eigen_lacks_are_told(monkeypatch, dilation, onednn, told):
-    monkeypatch.setattr(preflight, 'has_driver', lambda: False)
+    monkeypatch.setattr(preflight, 'offers_gpu', lambda: False)
     monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS', raising=False)
     if onednn:
         monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', onednn)

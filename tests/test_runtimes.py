@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 import exported
 import tiny
@@ -128,8 +129,10 @@ def test_auto_takes_what_is_right_and_uses_the_gpu(monkeypatch):
         monkeypatch.setitem(runtimes.MODULES, name, ('numpy',))
     assert runtimes.choose('auto', 'tflite', 'x', 'int8') == 'tflite'
     assert runtimes.choose('openvino', 'tflite', 'x', 'int8') == 'openvino'
-    for driver, expected in ((False, 'openvino'), (True, 'tensorflow')):
+    for driver, gpus, expected in ((False, [], 'openvino'), (True, ['GPU'], 'tensorflow'),
+                                   (True, [], 'openvino')):     # without CUDA's libraries
         monkeypatch.setattr('roadseg.driver.has_driver', lambda driver=driver: driver)
+        monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind, gpus=gpus: gpus)
         assert runtimes.choose('auto', 'frozen', 'x') == expected
         assert runtimes.choose('auto', 'tflite', 'x') == 'openvino'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')

@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 
 from roadseg.errors import InputError
 from roadseg.files import check_free, describe_os_error, move_into_place, part_folder, write_error
-from roadseg.tf_errors import as_os_error
+from roadseg.tf_errors import as_os_error, explain_gpu, naming_lack_of_memory
 
 TAG = 'vgg16'
 NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
@@ -162,11 +162,10 @@ def check_layers(sess, path, image, keep_prob, layers):
     size, strides = (72, 104), (8, 16, 32)
     photographs = np.zeros((2, *size, 3), image.dtype.as_numpy_dtype)
     try:
-        values = sess.run(layers, {image: photographs, keep_prob: 1})
-    except tf.errors.ResourceExhaustedError as error:
-        raise InputError(f'out of memory while the graph in {path} was tried; end what else uses '
-                         'the memory, or choose another GPU by CUDA_VISIBLE_DEVICES') from error
+        with naming_lack_of_memory(f'the graph in {path} was tried'):
+            values = sess.run(layers, {image: photographs, keep_prob: 1})
     except tf.errors.OpError as error:
+        explain_gpu(error)
         raise InputError(f'the graph in {path} does not take photographs of {size[0]}x{size[1]} '
                          f'pixels: {describe_os_error(as_os_error(error))}; it should take any '
                          'size') from error

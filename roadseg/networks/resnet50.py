@@ -32,7 +32,7 @@ from roadseg.errors import InputError
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, fill,
                                       he_normal)
-from roadseg.training.device import session_config
+from roadseg.training.device import open_session
 
 STACKS = ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3))    # name's number, width, blocks
 LAYERS = {3: 'layer3_out', 4: 'layer4_out', 5: 'layer7_out'}    # by the stack they end
@@ -290,7 +290,7 @@ def save(shapes, weights, out):
     Raises:
         InputError: `out` is there already or can't be written, or the weights are no network's.
     """
-    with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
+    with tf.Graph().as_default(), open_session() as sess:
         build(sess, shapes, weights)
         encoder.save(sess, out)
 

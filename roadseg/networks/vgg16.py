@@ -50,7 +50,7 @@ from roadseg.files import (check_file, check_free, free_memory, free_space_check
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, he_normal,
                                       torch_input)
-from roadseg.training.device import session_config
+from roadseg.training.device import open_session
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))   # channels, convolutions
 CONVOLUTIONS = [f'conv{block}_{number}' for block, (_, depth) in enumerate(BLOCKS, 1)
@@ -280,7 +280,7 @@ def save(weights, new_shapes, preprocess, out):
         InputError: `out` is there already.
     """
     shapes = {name: list(kernel.shape) for name, (kernel, _) in weights.items()}
-    with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
+    with tf.Graph().as_default(), open_session() as sess:
         encoder.fill(sess, build({**shapes, **new_shapes}, new_shapes, preprocess), weights)
         encoder.save(sess, out)
 

@@ -31,7 +31,7 @@ from google.protobuf.message import DecodeError
 from roadseg.errors import InputError
 from roadseg.files import (describe_os_error, file_checksum, move_into_place, read_json,
                            write_error, write_json)
-from roadseg.tf_errors import as_os_error
+from roadseg.tf_errors import as_os_error, explain_gpu
 from roadseg.tf_paths import literal
 from roadseg.training.run_folder import Progress, read_log, read_run
 
@@ -433,6 +433,7 @@ def _naming_damage(path):
             DecodeError) as error:
         reason = str(error).strip().splitlines() or [repr(error)]
         if isinstance(error, tf.errors.OpError):        # which says much, the reason far below
+            explain_gpu(error)
             reason = [f'its files cannot be read ({type(error).__name__})']
         elif isinstance(error, OSError):
             reason = [describe_os_error(error) + (f': {error.filename}' if error.filename else '')]

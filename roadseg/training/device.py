@@ -1,12 +1,14 @@
 """What a network runs on: GPU or CPU, its precision, the session's configuration."""
 import sys
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-from roadseg.driver import has_driver, offers_gpu
+from roadseg.driver import offers_gpu
+from roadseg.errors import InputError
 from roadseg.threads import processors
 from roadseg.training.processor import is_without_onednn, native_bfloat16
 
@@ -31,17 +33,20 @@ def find(precision='auto', xla=False):
     Returns:
         `Device`.
     """
-    gpus = tf.config.list_physical_devices('GPU') if has_driver() else []
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    precision, xla, warnings = supported(
-        precision, xla, [detail.get('compute_capability', (0, 0)) for detail in details])
+    gpus = tf.config.list_physical_devices('GPU') if offers_gpu() else []
+    capability, name = None, f'CPU, {processors()} cores'
+    if gpus:        # the first is used, see `session_config`
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = details.get('compute_capability', (0, 0))
+        name = details.get('device_name', gpus[0].name)
+        name += f', the first of {len(gpus)} GPUs' if len(gpus) > 1 else ''
+    precision, xla, warnings = supported(precision, xla, capability)
     for warning in warnings:
         print(f'warning: {warning}', file=sys.stderr)
-    names = [detail.get('device_name', gpu.name) for gpu, detail in zip(gpus, details)]
-    return Device(', '.join(names) or f'CPU, {processors()} cores', bool(gpus), precision, xla)
+    return Device(name, bool(gpus), precision, xla)
 
 
-def supported(precision, xla, capabilities):
+def supported(precision, xla, capability):
     """What a device can do of what is wanted.
 
     TensorFlow 2.21 rewrites a graph to float16 for a GPU with tensor cores, and to bfloat16 for
@@ -51,37 +56,49 @@ def supported(precision, xla, capabilities):
     Args:
         precision: 'float32', 'float16', 'bfloat16' or 'auto'.
         xla: whether XLA shall compile.
-        capabilities: list of the GPUs' compute capabilities, such as (9, 0); [] for a CPU.
+        capability: the GPU's compute capability, such as (9, 0); None for a CPU.
 
     Returns:
         (precision, xla, list of warnings).
     """
-    warnings = []
-    lacking = {'float16': not capabilities or min(capabilities) < FIRST_TENSOR_CORES,
-               'bfloat16': capabilities or is_without_onednn()}
+    warnings, is_gpu = [], capability is not None
+    lacking = {'float16': not is_gpu or capability < FIRST_TENSOR_CORES,
+               'bfloat16': is_gpu or is_without_onednn()}
     best = 'bfloat16' if native_bfloat16() and not lacking['bfloat16'] else 'float32'
     if lacking.get(precision):
-        kind = 'GPU' if capabilities else 'CPU'
+        kind = 'GPU' if is_gpu else 'CPU'
         where = {('float16', 'GPU'): 'with a compute capability below 7.0 ',
                  ('bfloat16', 'CPU'): 'with TF_ENABLE_ONEDNN_OPTS=0 '}.get((precision, kind), '')
         warnings.append(f'--precision {precision} is not there on a {kind} {where}'
                         + f"in this TensorFlow; going on in {best}"
                         + (', whose convolutions use TF32 where the GPU has it'
-                           if capabilities else ''))
-    if xla and not capabilities:
+                           if is_gpu else ''))
+    if xla and not is_gpu:
         warnings.append('--xla compiles for a GPU, and there is none; going on without')
         xla = False
+    if is_gpu and capability[0] > _latest_compiled():
+        warnings.append('this TensorFlow has no compiled kernels for this GPU, and the driver makes '
+                        'them at their first use: that may take half an hour, once, as they are '
+                        'kept in ~/.nv')
     return best if precision == 'auto' or lacking.get(precision) else precision, xla, warnings
+
+
+def _latest_compiled():
+    """The latest compute capability that TensorFlow has compiled kernels for: its first number.
+
+    Those of later GPUs come as PTX, an assembler, which the driver translates.
+    """
+    names = tf.sysconfig.get_build_info().get('cuda_compute_capabilities', ())
+    return max((int(name[3:-1]) for name in names if name.startswith('sm_')), default=99)
 
 
 def describe(device, workers=1):
     """Returns what a run says of its `Device` at the start, as one of `workers`: a line or two."""
     if device.is_gpu:
-        several = '; one of them is used' if ',' in device.name else ''
         slow = ("\nwarning: the workers' gradients travel through the hosts' memory, by gRPC, "
                 'which may take longer than a step; benchmarks/allreduce.py measures it'
                 if workers > 1 else '')
-        return f'device: {device.name}{several}{slow}'
+        return f'device: {device.name}{slow}'
     if offers_gpu():
         remedy = ('TensorFlow uses no GPU on Windows; run it in WSL2' if sys.platform == 'win32'
                   else 'pip install -r requirements-gpu.txt, or see the reason with '
@@ -104,7 +121,9 @@ def session_config(precision='float32', xla=False):
     """
     config = tf.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
-    if not has_driver():
+    if offers_gpu():        # opened, each takes memory, and a full one would end the run
+        config.gpu_options.visible_device_list = '0'
+    else:
         config.device_count['GPU'] = 0
     if precision == 'bfloat16':
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = \
@@ -114,3 +133,35 @@ def session_config(precision='float32', xla=False):
     if xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     return config
+
+
+def open_session(config=None, target='', graph=None):
+    """Opens a session, and with the first one of a process the GPU.
+
+    Args:
+        config: `tf.ConfigProto`; None for that of `session_config`.
+        target: of a server.
+        graph: `tf.Graph`; None for the default one.
+
+    Returns:
+        `tf.Session`.
+
+    Raises:
+        InputError: the GPU cannot be used, as where other processes have it.
+    """
+    with naming_gpu():
+        return tf.Session(target, graph, session_config() if config is None else config)
+
+
+@contextmanager
+def naming_gpu():
+    """Where a GPU cannot be opened, says so in a line."""
+    try:
+        yield
+    except (tf.errors.InternalError, tf.errors.UnknownError,
+            tf.errors.ResourceExhaustedError) as error:
+        if not offers_gpu():
+            raise
+        raise InputError('the GPU cannot be used: ' + str(error).splitlines()[0] + '; see '
+                         'nvidia-smi; CUDA_VISIBLE_DEVICES chooses another, or none by '
+                         '-1') from error

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from roadseg.commands import duration
-from roadseg.driver import has_driver
+from roadseg.driver import offers_gpu
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.training.processor import is_without_onednn
@@ -176,6 +176,9 @@ def memory_advice(cost, batch_size, available):
     fixed = cost.memory - batch_size * cost.memory_of_image
     fits = min((available - fixed) // cost.memory_of_image, batch_size - 1)
     what += f' and {available / 2**30:.1f} GiB are free'
+    if cost.memory <= available:        # so it was at the start
+        return (f'{what} at the start; end what else uses the memory, nvidia-smi shows it of a GPU, '
+                'or choose a smaller --batch-size or --image-size')
     if fits >= 1:
         return f'{what}; --batch-size {fits} will do'
     return f'{what}; not even one image will fit: choose a smaller --image-size'
@@ -209,7 +212,7 @@ def check_dilation(graph):
     dilated = [operation.name for operation in graph.get_operations()
                if operation.type in ('Conv2DBackpropInput', 'Conv2DBackpropFilter')
                and set(operation.get_attr('dilations')) != {1}]
-    if dilated and is_without_onednn() and not has_driver():
+    if dilated and is_without_onednn() and not offers_gpu():
         raise InputError(f'the frozen graph has dilated convolutions ({len(dilated)} gradients, '
                          f'the first being {dilated[0]}), which a CPU trains with oneDNN alone: '
                          'set TF_ENABLE_ONEDNN_OPTS=1')

@@ -73,8 +73,7 @@ def take_weights(sess, run):
         mine = {variable.op.name: variable for variable in _weights()}
         all_of_mine = {variable.op.name: variable for variable in tf.global_variables()}
     # The session has a graph of its own, lest names meet.
-    config = device.session_config('float32')
-    with tf.Graph().as_default(), tf.Session(config=config) as other:
+    with tf.Graph().as_default(), device.open_session() as other:
         path = checkpoints.load(other, run)
         theirs = {variable.op.name: variable for variable in _weights()}
         common = [name for name, variable in mine.items() if name in theirs

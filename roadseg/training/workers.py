@@ -28,11 +28,12 @@ from filelock import FileLock
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.training.device import session_config
+from roadseg.training.device import naming_gpu, open_session, session_config
 from roadseg.training.run_folder import checksum, describe_software, read_run
 
-GROUP, ROLL_CALL = 1, 2     # keys of groups of all workers: the training's, and the start's
-EXCHANGE = 2 ** 30          # key of `exchange`: the graphs of two models may count to others
+GROUP, ROLL_CALL, NUMBERS = 1, 2, 3     # keys of groups of all workers: of the gradients, and, on
+                                        # CPUs, of the start and of `exchange`
+EXCHANGE = 2 ** 30          # key of what is not counted: the graphs of two models may differ in that
 PATIENCE = 45               # seconds that a worker may be silent before the others give up
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
@@ -81,8 +82,9 @@ class Workers:
                                  f'{error.strerror}; end the process that has it, or choose '
                                  'another port') from error
         config = self.configure(session_config())
-        self.target = tf.train.Server({'worker': self.addresses}, job_name='worker',
-                                      task_index=self.index, config=config).target
+        with naming_gpu():
+            self.target = tf.train.Server({'worker': self.addresses}, job_name='worker',
+                                          task_index=self.index, config=config).target
         end = time.monotonic() + PATIENCE
         while missing := self.silent():
             if time.monotonic() > end:
@@ -98,11 +100,7 @@ class Workers:
         Two machines that are both worker 0 each see the ports of all, its own among them.
         """
         with tf.Graph().as_default(), self.session(tf.ConfigProto()) as sess:
-            with tf.device(f'/job:worker/task:{self.index}/cpu:0'):
-                present = tf.raw_ops.CollectiveReduce(
-                    input=tf.one_hot(self.index, self.count), group_size=self.count,
-                    group_key=ROLL_CALL, instance_key=EXCHANGE, merge_op='Add', final_op='Id',
-                    subdiv_offsets=[0], timeout_seconds=float(PATIENCE))
+            present = self._of_cpus(tf.one_hot(self.index, self.count), ROLL_CALL, PATIENCE)
             try:
                 _run_hearing_signals(sess, present)
             except tf.errors.OpError as error:
@@ -140,12 +138,7 @@ class Workers:
         Raises:
             InputError: the GPU is taken by other processes.
         """
-        try:
-            return tf.Session(self.target, config=self.configure(config))
-        except (tf.errors.InternalError, tf.errors.ResourceExhaustedError) as error:
-            raise InputError('the GPU cannot be used: ' + str(error).splitlines()[0] + '; see '
-                             'nvidia-smi; CUDA_VISIBLE_DEVICES chooses another, or none by '
-                             '-1') from error
+        return open_session(self.configure(config), self.target)
 
     def configure(self, config):
         """Returns a session's configuration, with what collective operations need."""
@@ -308,21 +301,28 @@ class Workers:
             return self._collective(flat), self._collective
         return reduced(flat)
 
-    def _collective(self, flat, key=None):
+    def _collective(self, flat):
         self._instances += 1
         # Several rings: in two pieces of 37 MB, gradients took two to three times as long.
         rings = 1 + min((flat.shape.num_elements() or 0) // (PIECE * self.count), 15)
         return tf.raw_ops.CollectiveReduce(
-            input=flat, group_size=self.count, group_key=GROUP,
-            instance_key=key or self._instances, merge_op='Add', final_op='Id',
-            subdiv_offsets=[0] * rings)
+            input=flat, group_size=self.count, group_key=GROUP, instance_key=self._instances,
+            merge_op='Add', final_op='Id', subdiv_offsets=[0] * rings)
+
+    def _of_cpus(self, numbers, group, patience=0):
+        """Adds up a few numbers over the workers, on whose devices nothing is asked."""
+        with tf.device(f'/job:worker/task:{self.index}/cpu:0'):
+            return tf.raw_ops.CollectiveReduce(
+                input=tf.identity(numbers), group_size=self.count, group_key=group,
+                instance_key=EXCHANGE, merge_op='Add', final_op='Id', subdiv_offsets=[0],
+                timeout_seconds=float(patience))
 
     def prepare(self):
         """Adds what `exchange` and `agree` need, before the graph is finalized."""
         if self.count == 1:
             return
         fed = tf.placeholder(tf.float64, [None])
-        self._exchange = fed, self._collective(fed, EXCHANGE)
+        self._exchange = fed, self._of_cpus(fed, NUMBERS)
         # Reduced one by one: all of them together may be gigabytes.
         variables = [variable for variable in tf.global_variables()
                      if variable.dtype.base_dtype in (tf.float32, tf.int32, tf.int64)]
@@ -390,6 +390,8 @@ class Workers:
             for name, value in values.items():
                 self.check_same(sess, '--' + name.replace('_', '-'), value)
             raise
+        gpus = [device for device in sess.list_devices() if device.device_type == 'GPU']
+        self.check_same(sess, 'the kind of device', 'a GPU' if gpus else 'a CPU')
         self.check_same(sess, 'classes', ', '.join(dataset.classes))
         self.check_same(sess, 'photographs, their names or sizes', ' '.join(
             f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled))
