@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')      # what is compared with NumPy is float32
+# As roadseg.quiet does, which is too late where a test file imports TensorFlow first.
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell has its background jobs ignore Ctrl-C, and what they start inherits that.
@@ -49,7 +51,7 @@ def nowhere(monkeypatch):
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
-        return f'http://127.0.0.1:{listener.getsockname()[1]}/file.zip'
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}/file.zip'
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def results_in_browser(folder, page, count):
          f'http://127.0.0.1:{server.server_port}/{page}'],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        return [results.get(timeout=60) for _ in range(count)], lacking
+        return [results.get(timeout=300) for _ in range(count)], lacking
     finally:
         os.killpg(browser.pid, signal.SIGKILL)  # the group is the browser and its children
         browser.wait()

@@ -1,4 +1,7 @@
 """Cityscapes: its layout, the ids of its labels, and its classes grouped."""
+import io
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +12,7 @@ from roadseg.commands import run_command
 from roadseg.datasets import cityscapes, kitti
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
+from roadseg.files import read_json, write_json
 from roadseg.scoring import classes, road
 
 IDS = np.arange(36, dtype=np.uint8).reshape(4, 9)
@@ -183,6 +187,24 @@ def test_a_submission_has_the_names_and_label_ids_that_the_server_takes(data):
     assert name == dataset.tests[0].name and name.endswith('_leftImg8bit.png')
     assert ids.dtype == np.uint8
     assert (ids == np.array([label.id for label in cityscapes.TABLE])[numbers]).all()
+
+
+def test_the_command_writes_a_submission(data):
+    dataset = cityscapes.load(data)
+    run = tiny.save_run(data / 'run', num_classes=19, gains=(0, -20, 20) + 16 * (0,),
+                        data_dir=str(data), dataset='cityscapes', precision='float32')
+    made = read_json(run / 'options.json')
+    made['data'].update(classes=dataset.classes, palette=dataset.palette)
+    write_json(run / 'options.json', made)
+    white = np.zeros((4, 9, 3), np.uint8)
+    white[:, 5:] = 255
+    Image.fromarray(white).save(dataset.tests[0])
+    assert run_command(evaluate.main, [str(run), '--submission', str(data / 'a.zip')]) == 0
+    with zipfile.ZipFile(data / 'a.zip') as archive:
+        assert archive.namelist() == ['berlin_000000_000019_leftImg8bit.png']
+        ids = np.array(Image.open(io.BytesIO(archive.read(archive.namelist()[0]))))
+    assert ids.shape == (4, 9) and ids.dtype == np.uint8
+    assert (ids[:, 0] == 8).all() and (ids[:, -1] == 11).all()      # sidewalk, building
 
 
 def test_a_submission_of_grouped_classes_is_refused(data, capsys):

@@ -184,7 +184,7 @@ def test_an_unknown_split_is_reported(data, tmp_path, capsys):
 
 def test_too_little_memory_is_reported_before_a_run_begins(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(preflight, 'available_memory', lambda *_: 10_000)
-    assert 'out of memory' in error_of(capsys, arguments(data, tmp_path))
+    assert 'out of memory' in error_of(capsys, arguments(data, tmp_path, '--train', 'decoder'))
     assert no_run(tmp_path)
 
 

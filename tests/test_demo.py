@@ -56,6 +56,8 @@ def test_layout_is_kittis(data):
 
 def test_description_is_kittis_of_two_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, 'SIZES', ((31, 97),) * 5)
+    first = drawing.draw_scene(np.random.default_rng(0), 'um', (31, 97))
+    monkeypatch.setattr(drawing, 'draw_scene', lambda *_: first)        # 96 take a while
     dataset = demo.load(tmp_path, 2)
     assert (dataset.name, dataset.title) == ('demo', 'drawn scenes')
     assert dataset.measures is road

@@ -50,7 +50,7 @@ def types(nodes, *operations):
                    if node.op in operations)
 
 
-CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput', 'Conv2DBackpropFilter')
+CONVOLUTIONS = ('Conv2D', '_FusedConv2D', 'Conv2DBackpropInput', 'Conv2DBackpropFilter')
 
 
 @pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason='this TensorFlow knows no GPU')

@@ -326,11 +326,11 @@ def test_download_reports_an_answer_that_is_no_file(tmp_path, answer):
     assert not names(tmp_path)
 
 
-@pytest.mark.parametrize('answer, kind', [
-    (b'', Unavailable),
-    (b'HTTP/1.0 200 OK\r\nContent-Length: 9\r\nETag: "one"\r\n\r\nhalf', InputError)])
-def test_a_server_that_falls_silent_is_given_up(tmp_path, monkeypatch, answer, kind):
-    monkeypatch.setattr(module, 'TIMEOUT', 0.2)
+@pytest.mark.parametrize('answer, kind, seconds', [
+    (b'', Unavailable, 0.2),
+    (b'HTTP/1.0 200 OK\r\nContent-Length: 9\r\nETag: "one"\r\n\r\nhalf', InputError, 2)])
+def test_a_server_that_falls_silent_is_given_up(tmp_path, monkeypatch, answer, kind, seconds):
+    monkeypatch.setattr(module, 'TIMEOUT', seconds)
     with answering(answer, wait=10) as url:
         with pytest.raises(InputError, match='timed out') as caught:
             download(url, tmp_path / 'data.zip')

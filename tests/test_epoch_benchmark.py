@@ -30,7 +30,7 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
         'between steps', 'pages', 'overlays', 'start, before the first step', 'the rest of the run',
         'predictions of the network (beside the above)',
         'writing of checkpoints (beside the above)'}
-    assert 0.36 <= seconds['training steps'] < 2
+    assert seconds['training steps'] >= 0.36
     # 3 held out, scored twice and once more; the overlays' are not in a thread of the scoring
     assert seconds['predictions of the network (beside the above)'] >= 9 * 0.010 / 3
     assert seconds['writing of checkpoints (beside the above)'] > 0

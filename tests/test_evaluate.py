@@ -46,7 +46,7 @@ def train(data, runs, *arguments):
 
 @pytest.fixture(scope='module')
 def run(data, tmp_path_factory):
-    return train(data, tmp_path_factory.mktemp('runs'))
+    return train(data, tmp_path_factory.mktemp('runs'), '--train', 'decoder')
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,8 @@ def seven(data, tmp_path_factory):
     folder = demo.write_scenes(tmp_path_factory.mktemp('seven'), train=12, test=0, held_out=1,
                                size=(47, 155), num_classes=7)
     return train(folder, tmp_path_factory.mktemp('runs'), '--dataset', 'folder', '--epochs', '50',
-                 '--encoder', str(data / 'vgg'), '--max-steps', '2')
+                 '--encoder', str(data / 'vgg'), '--max-steps', '2', '--train', 'decoder',
+                 '--average-decay', '0')
 
 
 def evaluated(*arguments):
@@ -160,13 +161,13 @@ def test_all_photographs_are_scored_in_both_views_with_a_warning(quick, tmp_path
     assert 'bird' in (quick / 'index.html').read_text()
 
 
-def test_size_and_mirroring_can_be_other_than_in_the_training(run):
-    assert evaluated('--flip-test', '--test-scale', '1,1.5', run) == 0
-    other = pictured(run)
+def test_size_and_mirroring_can_be_other_than_in_the_training(quick):
+    assert evaluated('--flip-test', '--test-scale', '1,1.5', quick) == 0
+    other = pictured(quick)
     assert other['test_scale'] == [1, 1.5] and other['flip_test'] is True
-    assert evaluated(run) == 0
-    assert pictured(run)['test_scale'] == [1] and pictured(run)['flip_test'] is False
-    assert pictured(run)['loss'] != other['loss']
+    assert evaluated(quick) == 0
+    assert pictured(quick)['test_scale'] == [1] and pictured(quick)['flip_test'] is False
+    assert pictured(quick)['loss'] != other['loss']
 
 
 def test_a_run_that_ends_early_without_test_photographs_is_complete(seven):

@@ -91,6 +91,19 @@ def test_the_graph_for_inference_answers_as_the_one_for_training(data, tmp_path,
             assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_segnets_unpooling_is_the_same_in_onnx(data, tmp_path):
+    pytest.importorskip('tf2onnx', reason='requirements-export.txt is not installed')
+    pytest.importorskip('onnxruntime', reason='requirements-export.txt is not installed')
+    run, out = exported.save_run(tmp_path / 'run', data, 'segnet'), tmp_path / 'onnx'
+    assert call(run, '--format', 'onnx', '--out', out) == 0
+    images = RNG.integers(0, 256, (1, *exported.SIZE, 3), np.uint8)
+    with export.checkpoint_network(run) as (_, network, _):
+        expected = softmax(network.run(images[0]), axis=-1)
+    with runtimes.open_export(out, 'onnxruntime') as opened:
+        assert opened.run(images)[0] == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_graph_of_the_course_is_fed_with_float32():
     with tf.Graph().as_default() as graph:
         image = tf.placeholder(tf.float32, [None, None, None, 3], 'image_input')

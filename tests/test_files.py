@@ -408,6 +408,11 @@ def test_control_groups_of_both_versions_are_looked_at(monkeypatch, line, expect
     assert set(expected) <= set(asked) and bool(asked) == bool(expected)
 
 
+@pytest.mark.skipif(not Path('/proc/meminfo').exists(), reason='the system does not tell')
+def test_free_memory_is_a_plausible_number_of_bytes():
+    assert 2 ** 20 < files.free_memory() < 2 ** 50
+
+
 def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'disk')
     assert not files.is_there(tmp_path / 'disk')

@@ -4,6 +4,7 @@ The wheel that pip installs on Linux is built with CUDA, so its registry tells, 
 what would run there. An operation without a kernel would run on the CPU, and its tensors would
 travel to and fro in every step.
 """
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,9 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import main
 from conftest import save_tiny_vgg
+from roadseg.inference_graph import OUTPUT, freeze, inference_graph
 from roadseg.networks import resnet50
+from roadseg.training.workers import Workers
 
 if not tf.test.is_built_with_cuda():
     pytest.skip('this TensorFlow is built without CUDA', allow_module_level=True)
@@ -32,15 +35,19 @@ def options(**changes):
         'precision': 'float32', 'train': 'all', **changes})
 
 
+@functools.cache        # asking takes a millisecond or two, and a graph has thousands of operations
+def kernels_for_gpu(kind):
+    """Of each kernel of an operation for a GPU: dict from attribute to the types it may have."""
+    return [{constraint.name: set(constraint.allowed_values.list.type)
+             for constraint in kernel.constraint}
+            for kernel in get_registered_kernels_for_op(kind).kernel
+            if kernel.device_type in ('GPU', 'DEFAULT')]        # DEFAULT: on whatever there is
+
+
 def has_gpu_kernel(operation):
     """Whether the registry has a kernel for a GPU with the operation's types."""
-    for kernel in get_registered_kernels_for_op(operation.type).kernel:
-        if kernel.device_type not in ('GPU', 'DEFAULT'):      # DEFAULT: on whatever there is
-            continue
-        if all(_type_of(operation, constraint.name) in constraint.allowed_values.list.type
-               for constraint in kernel.constraint):
-            return True
-    return False
+    return any(all(_type_of(operation, name) in types for name, types in kernel.items())
+               for kernel in kernels_for_gpu(operation.type))
 
 
 def _type_of(operation, name):
@@ -85,6 +92,22 @@ def test_every_operation_of_training_and_inference_has_a_gpu_kernel(encoders, en
                          scale_loss=precision == 'float16')
         swap = graph.get_operation_by_name('swap_averages')
         assert not without_kernel(graph, [net.train_op, net.cross_entropy_loss, net.logits, swap])
+        if encoder == 'resnet50':       # whose inference has operations of the same kinds
+            return
+        main.initialize_new(sess)
+        frozen = freeze(sess)
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(inference_graph(*frozen), name='')
+    assert not without_kernel(graph, [graph.get_tensor_by_name(OUTPUT + ':0')])
+
+
+def test_every_operation_of_several_workers_has_a_gpu_kernel(encoders):
+    team = Workers(['a:1', 'b:1'], 1)
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        net = main.build(sess, encoders / 'vgg', 3, options(model='segnet', train='decoder'),
+                         team=team)
+        assert not without_kernel(graph, [net.train_op, net.cross_entropy_loss])
 
 
 def test_an_operation_without_a_gpu_kernel_is_found():

@@ -103,7 +103,7 @@ def test_three_workers_score_their_shares_and_all_get_the_scores_of_all(folder):
     cases = [[17, -1, -1], [1, -1, -1], [2, -1, -1], [0, -1, -1], [17, 2, -1], [17, 0, -1],
              [5, -1, -1]]
     _, processes = start(folder, cases)
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     said = [[json.loads(line) for line in output.splitlines()] for output, _ in outputs]
     assert [lines.pop(0) for lines in said] == [[True, True]] * 3      # the sums
@@ -130,7 +130,7 @@ def test_three_workers_score_their_shares_and_all_get_the_scores_of_all(folder):
 @pytest.mark.slow
 def test_a_worker_that_dies_while_it_scores_is_named_by_the_others(folder):
     addresses, processes = start(folder, [[5, -1, -1], [5, -1, 1]])
-    outputs = [''.join(process.communicate(timeout=120)) for process in processes]
+    outputs = [''.join(process.communicate(timeout=400)) for process in processes]
     assert processes[1].returncode == 9
     for output in (outputs[0], outputs[2]):
         assert f'worker 1 ({addresses[1]})' in output and 'is gone' in output, output

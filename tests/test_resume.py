@@ -177,7 +177,7 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
 
 def test_signal_before_the_training_leaves_no_run(data, tmp_path, monkeypatch):
     interrupting(monkeypatch, main.preflight, 'report', 1, signal.SIGTERM)
-    assert train(data, tmp_path) == (130, None)
+    assert train(data, tmp_path, '--train', 'decoder') == (130, None)
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_held_out_photographs_without_road_cost_nothing(data, tmp_path, capsys):
     for path in (other / 'data_road/training/gt_image_2').glob('*.png'):
         if path.stem.split('_')[-1] in ('000079', '000080', '000082'):
             write_image(path, np.full((47, 155, 3), (255, 0, 0), np.uint8))
-    code, run = train(other, tmp_path / 'runs', '--max-steps', '2')
+    code, run = train(other, tmp_path / 'runs', '--max-steps', '2', '--train', 'decoder')
     assert code == 0, capsys.readouterr().err
     [row] = read_log(run)
     assert row['val_maxf'] == row['val_iou'] == '' and float(row['val_loss']) > 0

@@ -83,6 +83,7 @@ def test_commands_report_mistakes_in_the_same_way(name, capsys):
                               '--help')
 
 
+@pytest.mark.slow
 def test_nothing_of_tensorflows_comes_before_that_line():
     """In a process of its own, as what TensorFlow says comes of importing it."""
     found = subprocess.run([sys.executable, '-m', 'roadseg.evaluate', '--no-such-option'], cwd=ROOT,

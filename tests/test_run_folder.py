@@ -156,6 +156,14 @@ STOPPING = """
                 if stopped():
                     raise KeyboardInterrupt('saved')
 """
+TWICE = """
+        with signals.stopping() as stopped:
+            print('ready', flush=True)
+            while not stopped():
+                time.sleep(.01)
+            time.sleep(.3)      # in which a second request would end it at once
+            raise KeyboardInterrupt('saved')
+"""
 DEAF = """
         with signals.stopping() as stopped:
             print('ready', flush=True)
@@ -174,18 +182,17 @@ def test_signals_end_a_command_as_ctrl_c_does(number, body, count, message):
         assert any('once more' in line for line in iter(process.stderr.readline, ''))
         time.sleep(signals.ONE_REQUEST + .2)
         process.send_signal(number)
-    _, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130 and error.splitlines()[-1] == message
     assert 'Traceback' not in error
 
 
 def test_one_request_that_comes_in_two_ways_is_one():
     """To all processes of a group, and handed on by the one that started them."""
-    process = start(WAIT.format(body=STOPPING.replace('range(3000)', 'range(40)').replace(
-        'if stopped():', 'if stopped() and step == 39:'), ready=False))
-    for number in (signal.SIGTERM, signal.SIGINT):
+    process = start(WAIT.format(body=TWICE, ready=False))
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         process.send_signal(number)
-    _, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=120)
     assert error.splitlines()[-1] == 'saved' and error.count('stopping after this step') == 1
 
 

@@ -1,10 +1,12 @@
 """Scoring and overlays in threads beside a network that is asked for one photograph at a time."""
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from roadseg import threads
 from roadseg.datasets import kitti
 from roadseg.datasets.description import Dataset
 from roadseg.inference import Network
@@ -62,9 +64,15 @@ def test_scores_in_threads_are_those_of_one_photograph_after_the_other():
     np.testing.assert_array_equal(seen['um_000005'][0], list(frames())[5][1])
 
 
-def test_the_time_of_an_image_is_not_that_of_waiting_for_others():
-    scored = score.score(network(Sleeper(0.02)), KITTI, frames())
-    assert 20 < scored['ms_per_image'] < 40
+def test_the_time_of_an_image_is_by_the_clock_that_does_not_wait_for_others(monkeypatch):
+    of_thread = threading.local()
+
+    def clock():
+        of_thread.now = getattr(of_thread, 'now', 0) + 0.02
+        return of_thread.now
+
+    monkeypatch.setattr(score, 'TURNS', SimpleNamespace(clock=clock))
+    assert score.score(network(Sleeper()), KITTI, frames())['ms_per_image'] == pytest.approx(20)
 
 
 def test_drawing_does_not_keep_the_network_waiting():
@@ -95,26 +103,38 @@ def test_a_request_to_end_while_photographs_come_ends_the_scoring():
         yield from frames(5)
         raise KeyboardInterrupt('stopped')
 
+    before = threading.active_count()
     with pytest.raises(KeyboardInterrupt, match='stopped'):
         score.score(network(Sleeper()), KITTI, stopping())
-    assert threading.active_count() < 10
+    assert threading.active_count() <= before
 
 
-def test_the_clock_of_turns_stands_still_while_a_thread_waits():
-    turns, waited = Turns(), []
+def test_the_clock_of_turns_stands_still_while_a_thread_waits(monkeypatch):
+    now, asked, waits, found = [0.0], [], threading.Event(), []
+
+    def perf_counter():
+        if threading.current_thread() is not threading.main_thread():
+            asked.append(1)
+            if len(asked) == 2:         # as it comes, before it waits
+                waits.set()
+        return now[0]
+
+    monkeypatch.setattr(threads, 'time', SimpleNamespace(perf_counter=perf_counter))
+    turns = Turns()
 
     def second():
         began = turns.clock()
         with turns:
-            time.sleep(0.05)
-        waited.append(turns.clock() - began)
+            now[0] += 2
+        found.append(turns.clock() - began)
 
     with turns:
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.3)
+        assert waits.wait(60)
+        now[0] += 50
     thread.join()
-    assert 0.05 <= waited[0] < 0.2
+    assert found == [2]
 
 
 def test_what_is_prepared_keeps_its_order_and_is_not_prepared_too_early():

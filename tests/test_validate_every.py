@@ -25,7 +25,8 @@ def data(tmp_path_factory):
 
 def arguments(data, runs, *options):
     return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96',
-            '--batch-size', '2', '--precision', 'float32', '--freeze-blocks', '0', *options]
+            '--batch-size', '2', '--precision', 'float32', '--train', 'decoder', '--average-decay',
+            '0', *options]
 
 
 def rows_of(runs):
@@ -102,8 +103,8 @@ def test_the_decoder_alone_is_trained_and_an_end_by_max_steps_scored(data, tmp_p
                                                                    capsys):
     """The encoder keeps its values to the last bit, and the averages with it."""
     monkeypatch.setattr(main.preflight, 'seconds_per_image', lambda *_: 60.0)
-    run, rows = train(data, tmp_path, '--epochs', '9', '--validate-every', '4', '--train',
-                      'decoder', '--max-steps', '3')
+    run, rows = train(data, tmp_path, '--epochs', '9', '--validate-every', '4', '--max-steps', '3',
+                      '--average-decay', '0.99')
     assert [bool(row['val_maxf']) for row in rows] == [False, True]
     assert '0.0167 images/s, 6 min of training' in capsys.readouterr().out
     assert read_options(run)['train'] == 'decoder'

@@ -26,6 +26,7 @@ from roadseg import launch
 from roadseg.commands import run_command
 from roadseg.datasets import demo
 from roadseg.errors import InputError
+from roadseg.signals import as_ctrl_c
 from roadseg.training import workers
 
 ROOT = Path(__file__).parents[1]
@@ -167,8 +168,16 @@ def test_a_worker_that_never_starts_is_named(monkeypatch):
 
 def test_two_workers_with_the_same_index_are_told(monkeypatch):
     """On two machines, both have the port, and each sees its own among the others'."""
-    monkeypatch.setattr(workers, 'PATIENCE', 3)
+    monkeypatch.setattr(workers, 'PATIENCE', 1)
     addresses, said = launch.free_addresses(2), []
+    there, server = threading.Barrier(2, timeout=120), workers.tf.train.Server
+
+    def both_there(*arguments, **options):
+        made = server(*arguments, **options)
+        there.wait()
+        return made
+
+    monkeypatch.setattr(workers.tf.train, 'Server', both_there)
 
     def start(listed):
         try:
@@ -186,29 +195,21 @@ def test_two_workers_with_the_same_index_are_told(monkeypatch):
 
 
 def test_a_worker_that_waits_for_the_others_hears_a_signal():
-    process = subprocess.Popen([sys.executable, '-c', """
-import os, signal, threading, time
-from roadseg.signals import as_ctrl_c
-from roadseg.training.workers import Workers
+    over = threading.Event()
 
-class Session:
-    def run(self, *_):
-        os.write(1, b'waits\\n')
-        end = time.monotonic() + 30
-        while time.monotonic() < end:       # as inside TensorFlow, no signal is heard
-            try:
-                time.sleep(1)
-            except KeyboardInterrupt:
-                pass
+    class Session:
+        def run(self, *_):
+            with contextlib.suppress(KeyboardInterrupt):    # as inside TensorFlow, none is heard
+                os.kill(os.getpid(), signal.SIGTERM)
+                over.wait(60)
 
-team = Workers(['a:1', 'b:1'])
-team._exchange = None, None
-with as_ctrl_c():
-    team.exchange(Session(), [1])
-"""], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == 'waits\n'
-    process.send_signal(signal.SIGTERM)
-    assert 'KeyboardInterrupt' in process.communicate(timeout=20)[1]
+    team = workers.Workers(['a:1', 'b:1'])
+    team._exchange = None, None
+    try:
+        with pytest.raises(KeyboardInterrupt), as_ctrl_c():
+            team.exchange(Session(), [1])
+    finally:
+        over.set()
 
 
 def test_workers_of_a_machine_look_for_data_in_turn(tmp_path):
@@ -369,7 +370,7 @@ def options(data, runs, *more):
     """Without dropout, which differs by worker, and augmentation; 12 photographs."""
     return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--epochs',
             '2', '--keep-prob', '1', '--no-flip', '--scale', '0', '--colour', '0', '--warmup', '2',
-            '--learning-rate', '1e-3', '--precision', 'float32', *more]
+            '--learning-rate', '1e-3', '--precision', 'float32', '--freeze-blocks', '4', *more]
 
 
 def start(arguments, count=1):
