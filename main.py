@@ -41,7 +41,7 @@ from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, locked, start_run
 from roadseg.training.schedule import learning_rate_at
 from roadseg.training.setting import settle
-from roadseg.training.variables import (add_weight_decay, initialize_new, l2_regularizer,
+from roadseg.training.variables import (add_weight_decay, behind, initialize_new, l2_regularizer,
                                         trained_variables)
 from roadseg.training.workers import SEED_STEP, Workers
 
@@ -68,7 +68,7 @@ def load_vgg(sess, vgg_path, image=None):
     """
     try:
         with literal(vgg_path) as folder, naming_lack_of_memory(f'{vgg_path} was loaded'):
-            # the path as it was given, unless it takes a link, for the course's test asks for it
+            # the path just as given, as the course's test compares it, unless `literal` made a link
             given = str(vgg_path) if folder == Path(vgg_path) else str(folder)
             tf.saved_model.loader.load(sess, ['vgg16'], given,
                                        **({} if image is None else
@@ -139,7 +139,7 @@ def layers(vgg_layer3_out, vgg_layer4_out, vgg_layer7_out, num_classes, *, score
             bias = tf.get_variable('bias', [channels], initializer=tf.zeros_initializer)
             return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides=1, padding='SAME'), bias)
 
-    def upsample(inputs, kernel, size, name):
+    def upsample(inputs, kernel, size, name):       # named by how much finer than layer 7 it is
         factor, depth = kernel.shape[0] // 2, kernel.shape[2]
         with tf.variable_scope(name):
             kernel = tf.get_variable('kernel', initializer=kernel, regularizer=regularizer)
@@ -186,32 +186,33 @@ def optimize(nn_last_layer, correct_label, learning_rate, num_classes, *, clip_n
         clip_norm: upper bound of the gradient's global norm; None leaves it as it is.
         class_weights: float32 ndarray [C], factors of the classes' pixels in the loss; None
             for 1 each.
-        freeze_blocks: the first blocks of VGG16, 0-5, whose weights are left as they are.
+        freeze_blocks: the first blocks of the encoder, 0-5, whose weights are left as they are.
         decoder_rate: factor of the learning rate of what `layers` creates. Adam's steps are as
             small as the learning rate whatever the gradient's size, so that weights which see
             the scaled pools 3 and 4 would take an age to matter.
         average_decay: decay of the moving averages of the weights, 0 for none. The operation
             'swap_averages' exchanges weights and averages.
         train, scale_loss: see `trained_variables` and `loss_scale.scaled_gradients`.
-        team: the workers that share each batch; the loss and the gradient are those of all.
+        team: the workers, each with a batch of its own; loss and gradient are those of all.
 
     Returns:
         (logits [pixels, C], train_op, cross_entropy_loss []): the loss is the mean over the
-        pixels that are not ignored, without the regularization losses.
+        pixels that are not ignored, weighted by class, without the regularization losses.
     """
     logits = tf.reshape(nn_last_layer, [-1, num_classes], name='logits')
     labels = tf.cast(tf.reshape(correct_label, [-1, num_classes]), tf.float32)
     cross_entropy = tf.nn.softmax_cross_entropy_with_logits_v2(labels=labels, logits=logits)
     # An all-zero row has cross entropy 0 but the gradient softmax(logits): its weight is 0.
-    weights = tf.reduce_sum(labels * (1.0 if class_weights is None else class_weights), axis=1)
-    weight = tf.reduce_sum(weights)
-    loss = tf.reduce_sum(weights * cross_entropy) / tf.maximum(weight, 1.0)
-    loss *= team.share(weight)      # 1, where a worker is alone
+    of_classes = 1.0 if class_weights is None else class_weights
+    pixel_weights = tf.reduce_sum(of_classes * labels, axis=1)
+    total_weight = tf.reduce_sum(pixel_weights)
+    loss = tf.reduce_sum(pixel_weights * cross_entropy) / tf.maximum(total_weight, 1.0)
+    loss *= team.share(total_weight)        # 1, where a worker is alone
     cross_entropy_loss = tf.identity(*team.sum([loss]), name='loss')
 
     variables = trained_variables(freeze_blocks, train)
     total_loss = loss + tf.losses.get_regularization_loss() / team.count
-    variables = preflight.behind(total_loss, variables)     # SegNet leaves fc6 and fc7 aside
+    variables = behind(total_loss, variables)     # SegNet leaves fc6 and fc7 aside
     gradients, finite = loss_scale.scaled_gradients(total_loss, variables, scale_loss, team.sum)
     # All of them before the first kernel changes: the course's VGG16 changes in place, and what
     # still had to be carried back through that kernel would be spoilt.
@@ -248,7 +249,8 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
         after_step: function, called between two steps.
         after_epoch: function of a dict (epoch, step, loss, learning_rate, seconds,
             images_per_second), called at the end of each epoch.
-        stopped: function that says whether to end now, between two steps.
+        stopped: function that says whether to end now, between two steps. With several workers,
+            each asks equally often, as all of them wait in it.
         feed: dict from further tensors to what they are fed with in every step.
         workers: how many take such a batch in each step, which images_per_second counts.
 
@@ -318,7 +320,7 @@ class Training(NamedTuple):
     cross_entropy_loss: tf.Tensor   # float32 []
 
 
-def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
+def build(sess, encoder, num_classes, options, class_weights=None, team=Workers(),
           scale_loss=False):
     """Builds network and training step in the session's graph.
 
@@ -327,9 +329,7 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
         encoder: path of the frozen graph.
         num_classes: C.
         options: namespace of `parse_args`.
-        weights: float32 ndarray [C] of the classes in the loss; None for 1 each.
-        team: the workers that share each batch.
-        scale_loss: see `optimize`.
+        class_weights, team, scale_loss: see `optimize`.
 
     Returns:
         `Training`.
@@ -360,13 +360,13 @@ def build(sess, encoder, num_classes, options, weights=None, team=Workers(),
         nn_last_layer = layers(layer3_out, layer4_out, layer7_out, num_classes,
                                score_channels=options.score_channels,
                                weight_decay=options.weight_decay, output_size=image_shape)
-    add_weight_decay(preflight.behind(nn_last_layer, of_encoder), options.weight_decay)
+    add_weight_decay(behind(nn_last_layer, of_encoder), options.weight_decay)
     learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
     logits, train_op, cross_entropy_loss = optimize(
         nn_last_layer, tf.one_hot(classes, num_classes), learning_rate, num_classes,
-        clip_norm=options.clip_norm, class_weights=weights, freeze_blocks=options.freeze_blocks,
-        decoder_rate=options.decoder_rate, average_decay=options.average_decay,
-        train=options.train, scale_loss=scale_loss, team=team)
+        clip_norm=options.clip_norm, class_weights=class_weights,
+        freeze_blocks=options.freeze_blocks, decoder_rate=options.decoder_rate,
+        average_decay=options.average_decay, train=options.train, scale_loss=scale_loss, team=team)
     return Training(input_image, classes, keep_prob, learning_rate, feed, logits, train_op,
                     cross_entropy_loss)
 
@@ -386,18 +386,19 @@ def run(options):
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
     team = workers.join()
-    hardware, dataset, training, validation, encoder, weights, scale_loss = settle(options, team)
+    (hardware, dataset, training, validation, encoder, class_weights,
+     scale_loss) = settle(options, team)
 
     with unlabelled.lesson(options, dataset, training) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
-        net = build(sess, encoder, len(dataset.classes), options, weights, team, scale_loss)
+        net = build(sess, encoder, len(dataset.classes), options, class_weights, team, scale_loss)
         saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
         team.prepare()
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
 
-        progress, started = start_from.begin(
+        progress, origin = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
         with team.naming_lost():
             team.agree(sess, progress, options, dataset, encoder)
@@ -411,9 +412,10 @@ def run(options):
         get_batches_fn = pipeline.training_batches(lesson, options, cache, progress.epoch,
                                                    (team.index, team.count))
 
+        # nothing happens before it is entered
         keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
                             lambda new: checkpoints.save(sess, saver, new, progress),
-                            lesson, started, team.count)
+                            lesson, origin, team.count)
         with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
             network = Network(sess, net.logits, net.keep_prob, net.input_image,
                               options.image_size, options.test_scale, options.flip_test)

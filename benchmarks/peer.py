@@ -1,16 +1,15 @@
 """The same FCN-8s in PyTorch, Keras and this project, each as a process that steps when asked.
 
 For `benchmarks/train.py` and `benchmarks/infer.py` only. All have VGG16's 13 convolutions, context
-layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and moving
-averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last where asked,
-`torch.compile` where asked, autocast for bfloat16. Keras runs on TensorFlow with oneDNN, without which it has no gradient of its
-dilated convolutions, mixed precision for bfloat16, and without XLA, whose convolutions are slower
-on a CPU. The machine's peak, 'peak', is what PyTorch's product of two large matrices reaches.
+layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and
+moving averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last
+where asked, `torch.compile` where asked, autocast for bfloat16. Keras runs on TensorFlow with
+oneDNN, without which it has no gradient of its dilated convolutions, mixed precision for bfloat16,
+and without XLA, whose convolutions are slower on a CPU. The machine's peak, 'peak', is what PyTorch's product of two large matrices reaches.
 """
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -62,10 +61,7 @@ def ours(encoder, size, image_shape, precision, training):
     from roadseg.inference import Network
     from roadseg.inference_graph import with_constants
     from roadseg.training import device
-    options = SimpleNamespace(
-        seed=0, model='fcn8s', score_channels=32, weight_decay=5e-5, clip_norm=1.0,
-        freeze_blocks=2, decoder_rate=10.0, average_decay=0.99, precision=precision, train='all',
-        dataset='kitti')
+    options = main.parse_args(['--freeze-blocks', str(FROZEN), '--precision', precision])
     with tf.Graph().as_default():
         sess = tf.Session(config=device.session_config(precision))
         net = main.build(sess, encoder, CLASSES, options)

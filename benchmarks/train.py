@@ -2,10 +2,11 @@
 
     python benchmarks/train.py [--encoder data/vgg] [--batches 1 2] [--precisions float32 bfloat16]
 
-Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers; for `torch.compile` a C++
-compiler, too, without which that row is left out. Each cell starts one process per peer; they take
-turns, one step each, and the median and the ratio of the pairs count. All processes get large pages.
-The share of the peak is of what a product of two large matrices reaches in the same alternation.
+Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers; for `torch.compile` a
+C++ compiler, too, without which that row is left out. Each cell starts one process per peer; they
+take turns, one step each, and the median and the ratio of the pairs count. All processes get large
+pages. The share of the peak is of what a product of two large matrices reaches in the same
+alternation.
 """
 import os
 import shutil

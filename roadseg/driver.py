@@ -1,5 +1,6 @@
 """Whether NVIDIA's driver is there. Costs no import of TensorFlow."""
 import ctypes
+import itertools
 import os
 import sys
 
@@ -21,11 +22,13 @@ def offers_gpu():
 
 
 def gpus():
-    """Numbers or names of the GPUs that programs may use, as CUDA_VISIBLE_DEVICES has them: list."""
+    """The GPUs that programs may use, as CUDA_VISIBLE_DEVICES names them: list of str."""
     if not offers_gpu():
         return []
     if chosen := os.environ.get('CUDA_VISIBLE_DEVICES'):
-        return chosen.split(',')
+        names = map(str.strip, chosen.split(','))
+        # CUDA passes over what follows a number that is none
+        return list(itertools.takewhile(lambda name: name and name[0] != '-', names))
     driver, count = ctypes.CDLL(DRIVER), ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return []

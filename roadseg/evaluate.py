@@ -234,7 +234,7 @@ def check_comparable(runs):
     for name in COMPARED:
         values = [of_run[name] for of_run in options]
         if name == 'classes':       # the data set's own may be given, or not
-            values = [value or catalogue.CLASSES[of_run['dataset']]
+            values = [value or catalogue.DATASETS[of_run['dataset']].classes
                       for value, of_run in zip(values, options)]
         if any(value != values[0] for value in values):
             what = '; '.join(f'{run}: {typed(value)}' for run, value in zip(runs, values))

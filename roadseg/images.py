@@ -167,6 +167,14 @@ def resize(array, image_shape, resample=Image.Resampling.BILINEAR):
     return np.asarray(Image.fromarray(array).resize((width, height), resample))
 
 
+def resize_planes(planes, image_shape):
+    """Resizes a float32 (h, w, C) array bilinearly to `image_shape` (H, W)."""
+    resized = np.empty((*image_shape, planes.shape[-1]), np.float32)
+    for number in range(planes.shape[-1]):
+        resized[..., number] = resize(np.ascontiguousarray(planes[..., number]), image_shape)
+    return resized
+
+
 def resize_pair(image, classes, image_shape):
     """Resizes a photograph bilinearly, its label to the nearest: a mixed colour is no class.
 

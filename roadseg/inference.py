@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from roadseg.errors import InputError
-from roadseg.images import resize, scaled_size
+from roadseg.images import resize, resize_planes, scaled_size
 from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import Turns
 
@@ -91,11 +91,8 @@ class Network(NamedTuple):
             prediction = predict(image)
             if self.flip:
                 prediction = (prediction + predict(image[:, ::-1])[:, ::-1]) / 2
-            if prediction.ndim == 2:
-                predictions.append(resize(np.float32(prediction), size))
-            else:
-                predictions.append(np.stack([resize(np.float32(plane), size) for plane in
-                                             np.moveaxis(prediction, -1, 0)], axis=-1))
+            resized = resize if prediction.ndim == 2 else resize_planes
+            predictions.append(resized(np.float32(prediction), size))
         return sum(predictions) / len(predictions)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from roadseg.errors import InputError
-from roadseg.images import resize, seen_size
+from roadseg.images import resize, resize_planes, seen_size
 from roadseg.inference import TURNS, Network
 
 BOX = Path(__file__).parent / 'models'      # the network that comes with the package
@@ -49,15 +49,6 @@ def probabilities_of(scores):
         second = expit(scores[..., 1] - scores[..., 0])
         return np.stack([1 - second, second], axis=-1)
     return softmax(scores, axis=-1)
-
-
-def enlarged(probabilities, image_shape):
-    """Resizes probabilities bilinearly: float32 (h, w, C) -> float32 (H, W, C)."""
-    planes = np.empty((*image_shape, probabilities.shape[-1]), np.float32)
-    for number in range(probabilities.shape[-1]):
-        planes[..., number] = resize(np.ascontiguousarray(probabilities[..., number]),
-                                     image_shape)
-    return planes
 
 
 # The model ------------------------------------------------------------------------------------
@@ -121,7 +112,7 @@ class Model:
         else:
             scores = network._replace(image_shape=size).scores(image)
         probabilities = probabilities_of(scores)
-        return enlarged(probabilities, image.shape[:2]) if full_size else probabilities
+        return resize_planes(probabilities, image.shape[:2]) if full_size else probabilities
 
     def close(self):
         """Frees memory and device. A model that is closed stays so."""

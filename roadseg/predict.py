@@ -170,7 +170,8 @@ def plan(inputs, out, kinds):
     relatives = [Path(os.path.relpath(source, common) if common else source.name)
                  for source, _ in inputs]
     # A result can't have the name of a folder of results, such as drive.masks/.
-    taken = {SUMMARY, LEGEND, *(str(folder).lower() for path in relatives for folder in path.parents)}
+    taken = {str(folder).lower() for path in relatives for folder in path.parents}
+    taken |= {SUMMARY, LEGEND}
     jobs = []
     for (source, _), relative in zip(inputs, relatives):
         is_video = _is_video(source)

@@ -18,6 +18,7 @@ import numpy as np
 from roadseg.driver import sees_gpu
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, file_checksum, read_json
+from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import processors
 
 FORMAT_VERSION = 1          # of export.json
@@ -59,7 +60,7 @@ def choose(runtime, form, path, quantization='none'):
         # On processors without VNNI, sums of OpenVINO's 8 bits overflow: 12 in 1,000 pixels of
         # another class than float32 has, by LiteRT 4.
         able = able[::-1]
-    elif 'tensorflow' in able and _tensorflow_has_gpu():    # which OpenVINO leaves alone here
+    elif runtime == 'auto' and 'tensorflow' in able and _tensorflow_has_gpu():      # not OpenVINO
         able = sorted(able, key=lambda name: name != 'tensorflow')
     for name in able if runtime == 'auto' else (runtime,):
         if is_installed(name):
@@ -256,11 +257,8 @@ def _open_tensorflow(model, metadata, threads, stack):
     call = sess.make_callable(tensors[1], feed_list=tensors[:1])
 
     def look(images):
-        try:
+        with naming_lack_of_memory(f'{model} was used'):
             return call(images)
-        except tf.errors.ResourceExhaustedError as error:
-            raise InputError(f'out of memory while {model} was used; end what else uses the '
-                             'device, or take --runtime openvino') from error
 
     return look
 

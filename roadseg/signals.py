@@ -63,10 +63,10 @@ def handle(handler):
     return before
 
 
-def hold_back(so):
-    """Has signals to end wait, or come: a program that is being started has no handler yet."""
+def hold_back(held):
+    """Blocks the signals to end while a program without handlers starts, or lets them through."""
     if hasattr(signal, 'pthread_sigmask'):
-        signal.pthread_sigmask(signal.SIG_BLOCK if so else signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, STOPPING)
 
 
 @contextmanager

@@ -75,8 +75,9 @@ def test_no_data_and_no_network(tmp_path, capsys, no_network):
     assert no_run(tmp_path)
 
 
-def test_no_vgg_and_no_network(data, tmp_path, capsys, no_network):
+def test_no_vgg_and_no_network(data, tmp_path, capsys, no_network, monkeypatch):
     shutil.rmtree(data / 'vgg')
+    monkeypatch.chdir(tmp_path)         # where no data/vgg is, either
     message = error_of(capsys, arguments(data, tmp_path))
     for piece in (vgg16.COURSE_URL, '--demo', 'roadseg.networks.vgg16'):
         assert piece in message

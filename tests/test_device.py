@@ -16,9 +16,8 @@ GPU = '/job:localhost/replica:0/task:0/device:GPU:0'
 
 
 def options(precision):
-    return SimpleNamespace(
-        seed=0, model='fcn8s', score_channels=4, weight_decay=1e-4, clip_norm=1.0, train='all',
-        freeze_blocks=1, decoder_rate=2.0, average_decay=0.9, precision=precision)
+    return main.parse_args(['--score-channels', '4', '--freeze-blocks', '1', '--precision',
+                            precision])
 
 
 def rewritten(net, precision, capability='8.0'):
@@ -174,13 +173,21 @@ def test_a_gpu_that_others_have_is_a_line(monkeypatch, error):
     (tf.errors.FailedPreconditionError, 'DNN library initialization failed. Look at the errors'),
     (tf.errors.InvalidArgumentError, 'No DNN in stream executor'),
     (tf.errors.InternalError, "'cuLaunchKernel(function)' failed with 'CUDA_ERROR_INVALID_HANDLE'")])
-def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, tmp_path, capsys):
+def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, tmp_path, capsys,
+                                                                   monkeypatch):
+    monkeypatch.setattr(tf_errors, 'offers_gpu', lambda: True)
     error = kind(None, None, text)
     with pytest.raises(InputError, match='^the GPU cannot compute: .*; see nvidia-smi and'), \
             checkpoints._naming_damage(tmp_path):
         raise error
     assert 'damaged' not in capsys.readouterr().err
     tf_errors.explain_gpu(kind(None, None, 'Input to reshape is a tensor with 3 values'))
+    damage = tf.errors.DataLossError(None, None, 'Unable to open table file /a/CUDA/b')
+    with checkpoints._naming_damage(tmp_path):
+        raise damage
+    monkeypatch.setattr(tf_errors, 'offers_gpu', lambda: False)
+    tf_errors.explain_gpu(error)
+    assert 'is damaged' in capsys.readouterr().err
 
 
 def test_several_gpus_are_shared_out(monkeypatch):
@@ -190,7 +197,8 @@ def test_several_gpus_are_shared_out(monkeypatch):
         environments = [launch.environment_of(['a:1', 'a:2', 'a:3'], index) for index in range(3)]
         assert [one.get('CUDA_VISIBLE_DEVICES') for one in environments] == expected
     monkeypatch.setattr(driver, 'has_driver', lambda: True)
-    for value, expected in (('2,0', ['2', '0']), ('-1', []), ('', []), ('GPU-8a', ['GPU-8a'])):
+    for value, expected in (('2,0', ['2', '0']), ('-1', []), ('', []), ('GPU-8a', ['GPU-8a']),
+                            ('0,1,', ['0', '1']), ('0,-1,1', ['0'])):
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
         assert driver.gpus() == expected
 

@@ -5,7 +5,7 @@ what would run there. An operation without a kernel would run on the CPU, and it
 travel to and fro in every step.
 """
 import functools
-from types import SimpleNamespace
+from argparse import Namespace
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -29,13 +29,11 @@ SMALL = {tf.int32, tf.int64, tf.bool, tf.string}
 
 
 def options(**changes):
-    return SimpleNamespace(**{
-        'seed': 0, 'model': 'fcn8s', 'score_channels': 4, 'weight_decay': 1e-4, 'clip_norm': 1.0,
-        'freeze_blocks': 1, 'decoder_rate': 2.0, 'average_decay': 0.9, 'learning_rate': 1e-3,
-        'precision': 'float32', 'train': 'all', **changes})
+    return Namespace(**{**vars(main.parse_args([])), 'score_channels': 4, 'freeze_blocks': 1,
+                        'precision': 'float32', **changes})
 
 
-@functools.cache        # asking takes a millisecond or two, and a graph has thousands of operations
+@functools.cache        # asking takes a millisecond, and a graph has thousands of operations
 def kernels_for_gpu(kind):
     """Of each kernel of an operation for a GPU: dict from attribute to the types it may have."""
     return [{constraint.name: set(constraint.allowed_values.list.type)

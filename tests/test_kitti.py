@@ -272,7 +272,7 @@ def test_search_holds_out_the_frames_before_val3_and_trains_on_neither(dataset):
 
 
 def test_splits_that_are_typed_are_those_that_there_are(dataset):
-    assert catalogue.SPLITS['kitti'] == tuple(kitti.SPLITS)
+    assert catalogue.DATASETS['kitti'].splits == tuple(kitti.SPLITS)
     for split in ('kfold:5:0', 'tail:0.2', 'none', *kitti.SPLITS):
         assert dataset.split(split)[0]
     with pytest.raises(InputError, match="'val4' is none of val3, search, kfold:K:I"):

@@ -109,6 +109,26 @@ def test_the_scale_is_doubled_after_2000_steps_without_overflow():
         assert sess.run([scale, gradients[0]]) == [2 ** 16, 6]
 
 
+@pytest.mark.parametrize('grouped', [False, True])
+def test_update_operations_of_any_kind_run_under_a_condition(grouped):
+    """TF1's own batch normalisation puts single operations and tensors there, SegNet's a group."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        counts = [tf.get_variable(name, [], initializer=tf.zeros_initializer) for name in 'ab']
+        updates = [tf.assign_add(count, 1) for count in counts]
+        if grouped:
+            updates = [tf.group(*updates)]
+        else:
+            updates[0] = updates[0].op
+        for update in updates:
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        finite = tf.placeholder(tf.bool, [])
+        conditional = loss_scale.update_ops(finite)
+        sess.run(tf.global_variables_initializer())
+        for value, expected in ((True, [1, 1]), (False, [1, 1]), (True, [2, 2])):
+            sess.run(conditional, {finite: value})
+            assert sess.run(counts) == expected
+
+
 def test_all_workers_skip_a_step_that_overflows_for_one():
     """Gradients are summed before they are looked at."""
     with tf.Graph().as_default(), tf.Session() as sess:

@@ -270,7 +270,7 @@ def test_parsing_one_command_line_does_not_change_the_next():
 
 @pytest.mark.parametrize('dataset', catalogue.DATASETS)
 def test_every_split_of_a_data_set_can_be_typed(dataset):
-    for split in (*catalogue.SPLITS[dataset], 'none', 'kfold:5:4', 'tail:0.2'):
+    for split in (*catalogue.DATASETS[dataset].splits, 'none', 'kfold:5:4', 'tail:0.2'):
         assert parse_args(['--dataset', dataset, '--split', split]).split == split
 
 

@@ -246,12 +246,12 @@ def test_cache_bytes(gigabytes, expected):
     assert pipeline.cache_bytes(gigabytes) == expected
 
 
-def test_by_default_half_of_the_free_memory_is_for_the_caches(monkeypatch):
+def test_by_default_half_of_what_training_leaves_is_for_the_caches(monkeypatch):
     assert 2 ** 20 < pipeline.cache_bytes(None) < 2 ** 45
     monkeypatch.setattr(pipeline, 'free_memory', lambda: 60)
     assert (pipeline.cache_bytes(None), pipeline.cache_bytes(None, sharing=3)) == (30, 10)
-    assert pipeline.cache_bytes(None, needed=40) == 10 and pipeline.cache_bytes(2., needed=40) == 2e9
-    assert pipeline.cache_bytes(None, 2, 12) == 9 and pipeline.cache_bytes(None, needed=80) == 0
+    assert [pipeline.cache_bytes(None, needed=needed) for needed in (40, 80)] == [10, 0]
+    assert pipeline.cache_bytes(None, 2, 12) == 9 and pipeline.cache_bytes(2., needed=40) == 2e9
 
 
 # Working ahead --------------------------------------------------------------------------------

@@ -164,6 +164,17 @@ def test_running_out_of_memory_becomes_advice(available, error):
             raise error
 
 
+def test_running_out_of_memory_while_scoring_becomes_advice_too():
+    error = tf.errors.ResourceExhaustedError(None, None, 'OOM')
+    sess = SimpleNamespace(run=lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(InputError, match='out of memory: about 5.0 GiB.*batches of 4'):
+        with preflight.advising(Cost(1000, 1.0, 5 * GIB, GIB), 4, 3 * GIB):
+            Network(sess, None, 'keep_prob', 'image', (3, 4)).run(np.zeros((3, 4, 3), np.uint8))
+    with pytest.raises(InputError, match='^another$'):
+        with preflight.advising(Cost(1000, 1.0, 5 * GIB, GIB), 4, 3 * GIB):
+            raise InputError('another')
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(tf.errors.InvalidArgumentError):
         with preflight.advising(Cost(1000, 1.0, 5 * GIB, GIB), 4, GIB):

@@ -234,6 +234,11 @@ def test_damaged_options_are_one_line(tmp_path, content, message):
     assert str(tmp_path / 'options.json') in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_classes_that_would_share_a_column_of_the_log_get_numbers():
+    assert run_folder.class_columns(('sky', 'Road', 'road', 'a b', 'a_b')) == [
+        'val_iou_sky', 'val_iou_road_1', 'val_iou_road_2', 'val_iou_a_b_3', 'val_iou_a_b_4']
+
+
 def test_folder_without_options(tmp_path):
     with pytest.raises(InputError, match='options.json: no such file or folder; name the folder'):
         run_folder.read_options(tmp_path)

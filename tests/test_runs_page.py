@@ -44,6 +44,12 @@ def rows(table):
             for row in re.findall('<tr>(.*?)</tr>', table)]
 
 
+def test_the_classes_of_a_run_are_on_its_own_page_alone(tmp_path):
+    write_log(make(tmp_path, 'a', STREET), measures=(*MANY, 'val_iou_sky', 'val_iou_road'))
+    [heads, _] = rows(next(iter(tables(written(tmp_path)).values())))
+    assert 'road IoU' in heads and not {'iou sky', 'iou road'} & set(heads)
+
+
 def test_runs_are_compared_the_best_first_with_what_differs(tmp_path):
     make(tmp_path, 'a', top=90, seed=1)
     make(tmp_path, 'b', top=92, seed=2, image_size=[192, 640])

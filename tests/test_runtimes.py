@@ -135,6 +135,8 @@ def test_auto_takes_what_is_right_and_uses_the_gpu(monkeypatch):
         monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind, gpus=gpus: gpus)
         assert runtimes.choose('auto', 'frozen', 'x') == expected
         assert runtimes.choose('auto', 'tflite', 'x') == 'openvino'
+    monkeypatch.setattr(tf.config, 'list_physical_devices', pytest.fail)
+    assert runtimes.choose('openvino', 'frozen', 'x') == 'openvino'     # is not asked
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
     assert runtimes.choose('auto', 'frozen', 'x') == 'openvino'
 

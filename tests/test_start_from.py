@@ -223,8 +223,9 @@ def test_photographs_that_a_run_learned_from_without_labels_count_too(tmp_path, 
             f"--start-from: {run} has learned, by a teacher's labels, from 1 of the 3 photographs "
             f'that are held out now, the first being {tmp_path}/b.png; ')
         assert 'in common' in refused(run, held_out=held_out[::2])
-        write_json(run / 'pseudo_labels.json', {'photographs': 'none'})
-        assert 'in common' in refused(run, held_out=held_out)
+        for damaged in ('none', [{'sha256': []}, {}, 3]):
+            write_json(run / 'pseudo_labels.json', {'photographs': damaged})
+            assert 'in common' in refused(run, held_out=held_out)
 
 
 def test_what_is_no_run_or_has_no_checkpoint_is_one_line(tmp_path):

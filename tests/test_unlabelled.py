@@ -212,16 +212,19 @@ def test_bad_photographs_are_one_line(data, dataset, teacher, photographs, spoil
     assert '\n' not in str(error.value)
 
 
-def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photographs, tmp_path):
+def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photographs, tmp_path,
+                                               capsys):
     cities = tmp_path / 'cities'
     for name, city in (('a', 'aachen'), ('b', 'zurich/old')):
         (cities / city).mkdir(parents=True)
         shutil.move(photographs / f'{name}.png', cities / city / f'{name}.png')
     (cities / '.cache').mkdir()
     shutil.copy(photographs / 'street 10.png', cities / '.cache/c.png')
+    (cities / 'aachen/again').symlink_to(cities)        # round and round
     with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
         noted = [entry['photograph'] for entry in lesson.notes['photographs']]
         assert noted == ['aachen/a.png', 'zurich/old/b.png']
+        assert '2 photographs in 2 folders, from ' in capsys.readouterr().out
         run = save_run(tmp_path / 'run')
         lesson.write(run)
     options = options_of(data, cities, teacher)

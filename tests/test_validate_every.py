@@ -90,7 +90,7 @@ def test_pictures_that_cannot_be_written_cost_no_row_of_the_log(data, tmp_path, 
 def test_class_weights_reach_the_training_step(data):
     options = main.parse_args(['--data-dir', str(data), '--precision', 'float32'])
     with main.tf.Graph().as_default(), main.tf.Session() as sess:
-        net = main.build(sess, data / 'vgg', 2, options, weights=np.float32([1, 0]))
+        net = main.build(sess, data / 'vgg', 2, options, class_weights=np.float32([1, 0]))
         main.initialize_new(sess)
         loss = [sess.run(net.cross_entropy_loss, {
             net.input_image: np.full((1, 32, 64, 3), 90, np.uint8), net.keep_prob: 1,

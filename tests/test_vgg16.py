@@ -809,13 +809,20 @@ def test_a_graph_that_is_there_is_taken(tmp_path, no_network):
 
 
 @pytest.mark.parametrize('own', (False, True))
-def test_photographs_of_ones_own_share_the_vgg16_that_is_there(tmp_path, monkeypatch, no_network,
-                                                              own):
+@pytest.mark.parametrize('dataset', ('folder', 'cityscapes'))
+def test_data_elsewhere_shares_the_vgg16_that_is_there(tmp_path, monkeypatch, no_network, own,
+                                                      dataset):
     monkeypatch.chdir(tmp_path)
     Path('data/vgg').mkdir(parents=True)
     Path('mine/vgg' if own else 'mine').mkdir(parents=True)
-    options = SimpleNamespace(encoder=None, dataset='folder', data_dir='mine')
+    options = SimpleNamespace(encoder=None, dataset=dataset, data_dir='mine')
     assert vgg16.find_encoder(options) == Path('mine/vgg' if own else 'data/vgg')
+    fetched = []
+    monkeypatch.setattr(vgg16, 'fetch', fetched.append)
+    for folder in ('data/vgg', *['mine/vgg'] * own):
+        Path(folder).rmdir()
+    vgg16.find_encoder(options)
+    assert fetched == ['data' if dataset == 'folder' else 'mine']
 
 
 def test_another_process_that_wrote_the_narrow_graph_is_no_error(tmp_path, monkeypatch):

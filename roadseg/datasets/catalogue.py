@@ -1,11 +1,23 @@
 """The data sets by name."""
+from typing import Callable, NamedTuple
+
 from roadseg.datasets import camvid, cityscapes, demo, folder, kitti
 
-DATASETS = {'kitti': kitti.load, 'camvid': camvid.load, 'cityscapes': cityscapes.load,
-            'folder': folder.load, 'demo': demo.load}
-SPLITS = {'kitti': ('val3', 'search'), 'camvid': ('val', 'test', 'trainval'),
-          'cityscapes': ('val',), 'folder': (), 'demo': ('held-out',)}
-CLASSES = {'kitti': 2, 'camvid': 11, 'cityscapes': 19, 'folder': None, 'demo': 2}
+
+class Entry(NamedTuple):
+    """What is known of a data set before it is looked for."""
+    load: Callable      # (data_dir, num_classes, strict) -> `description.Dataset`
+    splits: tuple       # names of its published splits
+    classes: int | None     # C, its own number; None where its files say it
+
+
+DATASETS = {
+    'kitti': Entry(kitti.load, ('val3', 'search'), 2),
+    'camvid': Entry(camvid.load, ('val', 'test', 'trainval'), 11),
+    'cityscapes': Entry(cityscapes.load, ('val',), 19),
+    'folder': Entry(folder.load, (), None),
+    'demo': Entry(demo.load, ('held-out',), 2),
+}
 
 
 def load(name, data_dir, num_classes=None, strict=True):
@@ -24,4 +36,5 @@ def load(name, data_dir, num_classes=None, strict=True):
         InputError: there are no data, they are laid out differently, or `num_classes` does not go
             with them.
     """
-    return DATASETS[name](data_dir, num_classes or CLASSES[name], strict)
+    entry = DATASETS[name]
+    return entry.load(data_dir, num_classes or entry.classes, strict)

@@ -2,7 +2,8 @@
 
 Batches, loss, validation, page, overlays and evaluation ask the description, and know no data set
 by name. By name go only: the defaults in `training.options`, which encoder and convolutions the
-demo gets, `evaluate --submission`, and that names in a folder of one's own say nothing elsewhere.
+demo gets, where a folder of one's own finds VGG16, `evaluate --submission`, and that names in such
+a folder say nothing elsewhere.
 """
 from types import ModuleType
 from typing import Callable, NamedTuple

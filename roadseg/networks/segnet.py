@@ -6,8 +6,7 @@ for Image Segmentation", PAMI 2017. The encoder is that of the frozen graph, wit
 import tensorflow.compat.v1 as tf
 
 from roadseg.errors import InputError
-from roadseg.training.preflight import forward_operations
-from roadseg.training.variables import l2_regularizer
+from roadseg.training.variables import forward_operations, l2_regularizer
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16's stages; the decoder goes through them backwards
 EPSILON = 1e-3                  # added to a variance

@@ -325,8 +325,8 @@ def find_encoder(options):
 
     Returns:
         Path of a SavedModel: --encoder; for drawn scenes, a narrow VGG16 without pretrained
-        weights; else the VGG16 of the data folder. A folder of one's own photographs may do
-        without: the one in `data` serves, and that is where it is fetched to.
+        weights; else the VGG16 of the data folder, or the one in `data`. It is fetched to the
+        data folder; not to that of one's own photographs, but to `data`.
 
     Raises:
         InputError: there is none, and none could be had.
@@ -334,11 +334,11 @@ def find_encoder(options):
     if options.encoder is not None:
         return options.encoder
     folder = Path(options.data_dir) / 'vgg'
-    if options.dataset == 'folder' and not (
-            is_there(folder) or os.path.exists(folder.with_name('vgg.zip'))):
-        return fetch('data')
     if options.dataset != 'demo':
-        return fetch(options.data_dir)
+        places = [options.data_dir, 'data']
+        there = [place for place in places if is_there(Path(place) / 'vgg')
+                 or os.path.exists(Path(place) / 'vgg.zip')]
+        return fetch((there or places[options.dataset == 'folder':])[0])
     sweep(folder)           # what was killed while it wrote
     if not is_there(folder):
         shapes = convolution_shapes(width_divisor=8)

@@ -15,7 +15,7 @@ from roadseg.files import check_file, describe_os_error
 from roadseg.scoring import contents, figures
 from roadseg.scoring.page import (MEANINGS, NOTHING, epochs_done, link_to, measure, model, on,
                                   shown, write_document)
-from roadseg.training.options import EARLIER
+from roadseg.training.options import ALWAYS, EARLIER, build_parser
 from roadseg.training.run_folder import column, read_photographs
 
 # Options that a table need not show: the same in all its runs, or without effect on the result.
@@ -62,6 +62,9 @@ def write_runs_page(runs_dir):
         raise InputError(f'{runs_dir} holds no run; name a run or a folder of runs, such as runs/')
     _check_ours(runs_dir / 'index.html')
     tables, broken, count = {}, [], 0
+    # of runs that are older than an option
+    defaults = {**{name: value for name, value in vars(build_parser().parse_args([])).items()
+                   if name not in ALWAYS}, **EARLIER}
     for folder in folders:
         try:
             run = contents.read(folder)
@@ -70,7 +73,7 @@ def write_runs_page(runs_dir):
             broken.append(f'<li><a href="{link_to(folder.name)}/">{escape(folder.name)}</a>: '
                           f'{escape(str(error))}</li>')
             continue
-        options = {**EARLIER, **run.chosen, 'device': run.options.get('device')}
+        options = {**defaults, **run.chosen, 'device': run.options.get('device')}
         tables.setdefault(kind, []).append(_Entry(run, options))
         count += 1
     heading = f'{HEADING}{runs_dir.resolve().name}'
@@ -142,7 +145,8 @@ def _table(entries, best):
     """A row per run."""
     options = _differing([entry.options for entry in entries])
     keys = [best] + sorted({key for entry in entries for key in entry.run.last_scored
-                            if key.startswith('val_') and key not in (best, 'val_loss')},
+                            if key.startswith('val_') and key not in (best, 'val_loss')
+                            and not key.startswith('val_iou_')},        # of one class
                            key=_place)
     models = [model(entry.run).strip(',') for entry in entries]
     several = len(set(models)) > 1

@@ -7,8 +7,18 @@ from roadseg.training.loss_scale import only_if
 def averaged(train_op, variables, decay, step, condition=None):
     """Extends a training step by moving averages of the weights (Polyak and Juditsky, 1992).
 
-    Adds the operation 'swap_averages', which exchanges weights and averages. The averages move
-    only where the condition, a bool tensor [], holds; None for always.
+    Adds the operation 'swap_averages', which exchanges weights and averages.
+
+    Args:
+        train_op: operation or tensor of the step.
+        variables: list of the weights to average.
+        decay: of the averages, 0-1; less in the first steps, see `num_updates` of
+            `tf.train.ExponentialMovingAverage`.
+        step: the global step.
+        condition: bool tensor [] without which the averages stay; None for always.
+
+    Returns:
+        Operation or tensor that does the step and moves the averages.
     """
     averages = tf.train.ExponentialMovingAverage(decay, num_updates=step)
     with tf.control_dependencies([train_op]):

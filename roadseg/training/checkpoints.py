@@ -31,7 +31,7 @@ from google.protobuf.message import DecodeError
 from roadseg.errors import InputError
 from roadseg.files import (describe_os_error, file_checksum, move_into_place, read_json,
                            write_error, write_json)
-from roadseg.tf_errors import as_os_error, explain_gpu
+from roadseg.tf_errors import as_os_error, explain_gpu, naming_lack_of_memory
 from roadseg.tf_paths import literal
 from roadseg.training.run_folder import Progress, read_log, read_run
 
@@ -425,10 +425,8 @@ def _naming_damage(path):
         InputError: there is too little memory to tell whether it is damaged.
     """
     try:
-        yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        raise InputError(f'out of memory while {path} was read; end what else uses the memory, or '
-                         'choose another GPU by CUDA_VISIBLE_DEVICES') from error
+        with naming_lack_of_memory(f'{path} was read'):
+            yield
     except (_Damaged, OSError, tf.errors.OpError, ValueError, KeyError, TypeError,
             DecodeError) as error:
         reason = str(error).strip().splitlines() or [repr(error)]

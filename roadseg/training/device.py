@@ -77,9 +77,9 @@ def supported(precision, xla, capability):
         warnings.append('--xla compiles for a GPU, and there is none; going on without')
         xla = False
     if is_gpu and capability[0] > _latest_compiled():
-        warnings.append('this TensorFlow has no compiled kernels for this GPU, and the driver makes '
-                        'them at their first use: that may take half an hour, once, as they are '
-                        'kept in ~/.nv')
+        warnings.append('this TensorFlow has no compiled kernels for this GPU, and the driver '
+                        'makes them at their first use: that may take half an hour, once, as they '
+                        'are kept in ~/.nv')
     return best if precision == 'auto' or lacking.get(precision) else precision, xla, warnings
 
 

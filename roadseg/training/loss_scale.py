@@ -63,11 +63,13 @@ def update_ops(condition):
     Returns:
         List of operations or tensors.
     """
-    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    updates = [getattr(update, 'op', update)
+               for update in tf.get_collection(tf.GraphKeys.UPDATE_OPS)]
     if condition is None or not updates:
         return updates
-    # They are in the graph already; what is conditional is a copy of them.
+    # They are in the graph already; what is conditional is a copy of them, or of a group's parts.
+    parts = [part for update in updates
+             for part in (update.control_inputs if update.type == 'NoOp' else [update])]
     return [only_if(condition, lambda: tf.group(*(
-        operation.graph.create_op(operation.type, list(operation.inputs), [],
-                                  attrs=operation.node_def.attr)
-        for update in updates for operation in update.control_inputs)))]
+        part.graph.create_op(part.type, list(part.inputs), [], attrs=part.node_def.attr)
+        for part in parts)))]

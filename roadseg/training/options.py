@@ -57,8 +57,7 @@ def build_parser():
     add('--model', choices=('fcn8s', 'segnet'), default='fcn8s', help='the decoder to train')
     add('--encoder', type=Path, metavar='DIR', default=None,
         help='frozen graph to start from, as `python -m roadseg.networks.resnet50` writes one; '
-             'by default the VGG16 in DATA_DIR/vgg; for --dataset folder, that in data/vgg where '
-             'DATA_DIR has none')
+             'by default the VGG16 in DATA_DIR/vgg, or else in data/vgg')
     add('--resume', type=Path, metavar='RUN', default=None,
         help='go on with this run from its last checkpoint, with its options')
     add('--data-dir', default='data', metavar='DIR',
@@ -153,7 +152,7 @@ def build_parser():
              'and after the last')
     add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
         help='memory for decoded photographs; those beyond are decoded anew in every epoch '
-             '(default: half of what is free, shared by the workers of a machine)')
+             '(default: half of what training leaves, shared by the workers of a machine)')
     add('--max-steps', type=number(int, 1, 10**9), default=None, metavar='STEPS',
         help='end after so many steps, to try things out')
     return parser
@@ -201,7 +200,7 @@ def parse_args(argv=None):
     check_places(options)
     check_runs(options)
     if options.split is not None:
-        splits.check_split(options.split, catalogue.SPLITS[options.dataset])
+        splits.check_split(options.split, catalogue.DATASETS[options.dataset].splits)
     return options
 
 
@@ -230,7 +229,7 @@ def check_places(options):
     if options.encoder and not os.path.isfile(options.encoder / 'saved_model.pb'):
         raise InputError(f'--encoder {options.encoder} is no frozen graph: it has no '
                          'saved_model.pb; write one with `python -m roadseg.networks.vgg16` or '
-                         '`python -m roadseg.networks.resnet50`')
+                         'another command of roadseg/networks/')
 
 
 def check_runs(options):
@@ -367,7 +366,7 @@ def complete(saved, folder):
         options['split'] = 'held-out'       # its name in earlier versions
     try:
         if options['split'] is not None:
-            splits.check_split(options['split'], catalogue.SPLITS[options['dataset']])
+            splits.check_split(options['split'], catalogue.DATASETS[options['dataset']].splits)
     except InputError as error:
         raise _wrong(folder, 'split', options['split']) from error
     return options

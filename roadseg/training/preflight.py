@@ -11,9 +11,10 @@ from roadseg.driver import offers_gpu
 from roadseg.errors import InputError
 from roadseg.files import free_memory
 from roadseg.training.processor import is_without_onednn
+from roadseg.training.variables import behind, forward_operations
 
-CONVOLUTIONS = ('Conv2D', 'Conv2DBackpropInput')    # forward and transposed convolution
-KEPT_FOR_BACKWARD = ('Relu', 'MaxPool')
+CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative', 'Conv2DBackpropInput')       # and transposed
+KEPT_FOR_BACKWARD = ('Relu', 'Relu6', 'MaxPool')
 PROBE = 96                  # rows and columns at which the layers' shapes are asked for
 WORKSPACE = 2 ** 28          # bytes of buffers whatever the size; benchmarks/memory.py measures
 TRANSIENT = 4               # copies of the largest layer that live at a time, likewise
@@ -33,23 +34,6 @@ class Cost(NamedTuple):
     def at_most(self):
         """Bytes, estimated, of a training step or a prediction, whichever takes more."""
         return max(self.memory, self.memory_to_predict)
-
-
-def forward_operations(fetch):
-    """Operations that `fetch` depends on, inputs before what they go into."""
-    found, waiting = set(), [fetch.op]
-    while waiting:
-        operation = waiting.pop()
-        if operation not in found:
-            found.add(operation)
-            waiting.extend(tensor.op for tensor in operation.inputs)
-    return [operation for operation in fetch.graph.get_operations() if operation in found]
-
-
-def behind(fetch, variables):
-    """Returns those of the variables that `fetch` depends on."""
-    operations = set(forward_operations(fetch))
-    return [variable for variable in variables if variable.op in operations]
 
 
 def layer_shapes(fetch):
@@ -163,7 +147,7 @@ def available_memory(sess, sharing=1):
 
 
 def memory_advice(cost, batch_size, available):
-    """One line saying what batch size would fit.
+    """One line saying what would fit, or where the memory has gone since the start.
 
     Args:
         cost: `Cost` of a step with `batch_size` images.
@@ -177,8 +161,8 @@ def memory_advice(cost, batch_size, available):
     fits = min((available - fixed) // cost.memory_of_image, batch_size - 1)
     what += f' and {available / 2**30:.1f} GiB are free'
     if cost.memory <= available:        # so it was at the start
-        return (f'{what} at the start; end what else uses the memory, nvidia-smi shows it of a GPU, '
-                'or choose a smaller --batch-size or --image-size')
+        return (f'{what} at the start; end what else uses the memory, nvidia-smi shows it of a '
+                'GPU, or choose a smaller --batch-size or --image-size')
     if fits >= 1:
         return f'{what}; --batch-size {fits} will do'
     return f'{what}; not even one image will fit: choose a smaller --image-size'
@@ -213,9 +197,9 @@ def check_dilation(graph):
                if operation.type in ('Conv2DBackpropInput', 'Conv2DBackpropFilter')
                and set(operation.get_attr('dilations')) != {1}]
     if dilated and is_without_onednn() and not offers_gpu():
-        raise InputError(f'the frozen graph has dilated convolutions ({len(dilated)} gradients, '
-                         f'the first being {dilated[0]}), which a CPU trains with oneDNN alone: '
-                         'set TF_ENABLE_ONEDNN_OPTS=1')
+        raise InputError(f'the network has dilated convolutions ({len(dilated)} gradients, the '
+                         f'first being {dilated[0]}), which a CPU trains with oneDNN alone: set '
+                         'TF_ENABLE_ONEDNN_OPTS=1, or dilate as roadseg/networks/vgg16.py does')
 
 
 def check_prediction(network):
@@ -240,7 +224,10 @@ def advising(cost, batch_size, available):
     """Turns a lack of memory, TensorFlow's or Python's, into an InputError that says what fits."""
     try:
         yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+    except (tf.errors.ResourceExhaustedError, MemoryError, InputError) as error:
+        if isinstance(error, InputError) and not isinstance(
+                error.__cause__, tf.errors.ResourceExhaustedError):
+            raise
         raise InputError('out of memory: ' + memory_advice(
             cost, batch_size, available)) from error
 

@@ -18,7 +18,7 @@ from roadseg.scoring.runs_page import write_runs_page
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints
 from roadseg.training.held_out import Stopped
-from roadseg.training.run_folder import column, log_columns, read_log, write_log
+from roadseg.training.run_folder import class_columns, column, log_columns, read_log, write_log
 
 
 class Recorder:
@@ -126,10 +126,11 @@ class Recorder:
             self.last_result = self.held_out.result
         if result is not None:
             loss, measures = result
-            of_classes = [f'IoU {name}' for name in self.dataset.classes]
+            names, logged = self.dataset.classes, self.dataset.measures.LOGGED
+            columns = {**{name: column(name) for name in logged},
+                       **{f'IoU {name}': key for name, key in zip(names, class_columns(names))}}
             row = {**row, 'val_loss': loss, **{
-                column(name): measures[name]
-                for name in (*self.dataset.measures.LOGGED, *of_classes) if name in measures}}
+                key: measures[name] for name, key in columns.items() if name in measures}}
             scores = ', '.join(f'{name} {measures.get(name, math.nan):.2f}'.replace('nan', '-')
                                for name in self.dataset.measures.LOGGED)
             tqdm.write(f'    {self.title()}: loss {loss:.4f}, {scores}')

@@ -202,7 +202,7 @@ def trained_on(run, data_dir, pairs, otherwise=()):
 
 
 def checksum(folder):
-    """SHA-256 of a SavedModel: names and contents of its files.
+    """SHA-256 of a SavedModel or checkpoint: names and contents of its files.
 
     Left out are the fingerprint, which TensorFlow draws by chance in parts and which some archives
     lack, and what file managers put into folders: hidden files, and their like on Windows.
@@ -358,6 +358,13 @@ def column(measure):
     return 'val_' + measure.lower().replace(' ', '_')
 
 
+def class_columns(classes):
+    """Columns of `log.csv` for each class's IoU; those that would be the same get numbers."""
+    names = [column(f'IoU {name}') for name in classes]
+    return [name if names.count(name) == 1 else f'{name}_{number}'
+            for number, name in enumerate(names)]
+
+
 def log_columns(measures):
     """Columns of `log.csv` where these measures are taken after each epoch."""
     return LOG_COLUMNS + tuple(map(column, measures))
@@ -369,8 +376,8 @@ def write_log(run, rows, columns=LOG_COLUMNS):
     Args:
         run: folder.
         rows: dicts of numbers or text; what is missing or no finite number stays empty.
-        columns: names, from `log_columns`; what else the rows have follows them, such as what an
-            earlier version measured.
+        columns: names, from `log_columns`; what else the rows have follows them, such as each
+            class's IoU.
     """
     columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     lines = io.StringIO()

@@ -1,4 +1,4 @@
-"""What a training has to do with, once nothing is left open: device, data, encoder."""
+"""What a training works with, once nothing is left open: device, data, encoder."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from roadseg.training.run_folder import check_same
 
 
 class Setting(NamedTuple):
-    """What a training has to do with."""
+    """What a training works with."""
     hardware: device.Device
     dataset: Dataset
     training: list              # (image, label) paths
     validation: list            # the same, held out
     encoder: Path               # frozen graph
-    weights: np.ndarray | None  # float32 [C], of the classes in the loss; None for 1 each
+    class_weights: np.ndarray | None    # float32 [C], in the loss; None for 1 each
     scale_loss: bool            # see `main.optimize`
 
 

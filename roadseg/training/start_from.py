@@ -172,18 +172,19 @@ def check_untaught(run, known, option, held_out):
         option, held_out: as for `check_unseen`.
 
     Raises:
-        InputError: it has, by the files' contents, or its notes are damaged.
+        InputError: it has, by the files' contents, or its notes are no JSON object.
     """
-    entries = read_json(known / NOTES).get('photographs') if (known / NOTES).exists() else []
-    taught = {entry.get('sha256') for entry in entries if isinstance(entry, dict)} if isinstance(
-        entries, list) else set()
+    notes = read_json(known / NOTES) if (known / NOTES).exists() else {}
+    entries = notes.get('photographs') if isinstance(notes.get('photographs'), list) else []
+    taught = {entry['sha256'] for entry in entries
+              if isinstance(entry, dict) and isinstance(entry.get('sha256'), str)}
     seen = [image for image, _ in held_out if taught and sha256(image) in taught]
     if seen:
         subject = run if known == Path(run) else f'{run} has learned from {known}, which'
-        raise InputError(f"{option}: {subject} has learned, by a teacher's labels, from {len(seen)} "
-                         f'of the {len(held_out)} photographs that are held out now, the first '
-                         f'being {seen[0]}; name another run, or hold nothing out with --split '
-                         'none')
+        raise InputError(f"{option}: {subject} has learned, by a teacher's labels, from "
+                         f'{len(seen)} of the {len(held_out)} photographs that are held out now, '
+                         f'the first being {seen[0]}; name another run, or hold nothing out with '
+                         '--split none')
 
 
 def sha256(path):

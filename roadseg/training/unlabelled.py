@@ -176,20 +176,25 @@ def _photographs(options, training, held_out):
             photograph; or one is unreadable.
     """
     folder = Path(options.unlabelled)
+    found = labels.pictures(folder, labels.PHOTOGRAPHS)
     for place in dict.fromkeys(path.parent for pair in training + held_out for path in pair):
         if folder.resolve().is_relative_to(place.resolve()):
             raise InputError(f"--unlabelled: {folder} lies in {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
-        if place.resolve().is_relative_to(folder.resolve()):
+        if not found and place.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"--unlabelled: {folder} holds {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
-    found = labels.pictures(folder, labels.PHOTOGRAPHS)
     for place in [] if found else _folders_in(folder):      # such as cities
         for name, path in labels.pictures(place, labels.PHOTOGRAPHS).items():
             if name in found:
                 raise InputError(f'--unlabelled: {found[name]} and {path} have the same name, by '
-                                 'which their labels are called; rename one')
+                                 'which their labels are called; name the folder that holds '
+                                 'photographs alone, or rename one')
             found[name] = path
+    places = sorted({path.parent for path in found.values()})
+    if len(places) > 1:
+        print(f'--unlabelled: {len(found)} photographs in {len(places)} folders, from '
+              f'{places[0]} to {places[-1]}')
     if not found:
         raise InputError(f'--unlabelled: {folder} holds no photograph '
                          f'({", ".join(labels.PHOTOGRAPHS)}); {labels.contents(folder)}')
@@ -220,11 +225,12 @@ def _photographs(options, training, held_out):
 
 def _folders_in(folder):
     """The folders in a folder, and in those, but for hidden ones: sorted list of paths."""
-    found = []
-    for place, names, _ in os.walk(folder):
-        names[:] = [name for name in names if not name.startswith('.')]
-        found += [Path(place, name) for name in names]
-    return sorted(found)
+    found = {}
+    for place, names, _ in os.walk(folder, followlinks=True):
+        names[:] = [name for name in names if not name.startswith('.')
+                    and os.path.realpath(Path(place, name)) not in found]       # links may be loops
+        found.update({os.path.realpath(Path(place, name)): Path(place, name) for name in names})
+    return sorted(found.values())
 
 
 def _looks(paths):

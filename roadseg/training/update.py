@@ -17,8 +17,7 @@ def adam_step(gradients, variables, learning_rate, decoder_rate=1.0, average_dec
         learning_rate: float32 tensor [].
         decoder_rate: factor of the learning rate of the decoder.
         average_decay: of the moving averages of the weights, 0 for none.
-        finite: bool tensor [] without which all this but the global step changes nothing; None
-            for always.
+        finite: bool tensor []; where it is False, only the global step changes. None for True.
 
     Returns:
         Operation or tensor to run.

@@ -5,10 +5,10 @@ DECODER = 'decoder/'        # what `main.layers` and `segnet.layers` create begi
 
 
 def trained_variables(freeze_blocks, train='all'):
-    """Returns the trainable variables of the default graph that are not to be left as they are.
+    """Returns the trainable variables of the default graph that a run trains.
 
     Args:
-        freeze_blocks: the first blocks of VGG16, 0-5, that are left as they are.
+        freeze_blocks: the first blocks of the encoder, 0-5, that are left as they are.
         train: 'all', or 'decoder' to leave the whole encoder as it is: nothing is carried back
             through it.
     """
@@ -16,6 +16,23 @@ def trained_variables(freeze_blocks, train='all'):
     return [variable for variable in tf.trainable_variables()
             if not variable.name.startswith(frozen)
             and (train == 'all' or variable.name.startswith(DECODER))]
+
+
+def forward_operations(fetch):
+    """Operations that `fetch` depends on, inputs before what they go into."""
+    found, waiting = set(), [fetch.op]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting.extend(tensor.op for tensor in operation.inputs)
+    return [operation for operation in fetch.graph.get_operations() if operation in found]
+
+
+def behind(fetch, variables):
+    """Returns those of the variables that `fetch` depends on."""
+    operations = set(forward_operations(fetch))
+    return [variable for variable in variables if variable.op in operations]
 
 
 def l2_regularizer(weight_decay):

@@ -33,7 +33,7 @@ from roadseg.training.run_folder import checksum, describe_software, read_run
 
 GROUP, ROLL_CALL, NUMBERS = 1, 2, 3     # keys of groups of all workers: of the gradients, and, on
                                         # CPUs, of the start and of `exchange`
-EXCHANGE = 2 ** 30          # key of what is not counted: the graphs of two models may differ in that
+EXCHANGE = 2 ** 30          # key where none is counted: two models' graphs may differ in that
 PATIENCE = 45               # seconds that a worker may be silent before the others give up
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
