@@ -112,7 +112,12 @@ def torch_peer(size, image_shape, precision, training, channels_last, compiled):
 
         def upsample(self, layer, x, like):
             factor = layer.stride[0]
-            x = layer(nnf.pad(x, (1, 1, 1, 1), mode='replicate'))
+            if compiled:        # the gradient of the other form fails there, as of PyTorch 2.13
+                x = torch.cat([x[..., :1], x, x[..., -1:]], -1)
+                x = torch.cat([x[..., :1, :], x, x[..., -1:, :]], -2)
+            else:
+                x = nnf.pad(x, (1, 1, 1, 1), mode='replicate')
+            x = layer(x)
             return x[..., factor:factor + like[0], factor:factor + like[1]]
 
         def forward(self, x):
