@@ -19,7 +19,7 @@ from tiny import save_run
 
 OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-2',
            '--epochs', '1', '--warmup', '0', '--seed', '3', '--max-steps', '3', '--split',
-           'kfold:3:0')
+           'kfold:3:0', '--freeze-blocks', '4')
 HEAD = 'decoder/upsample32/kernel'      # its shape knows the number of classes
 AVERAGE = '/ExponentialMovingAverage'
 
@@ -56,7 +56,7 @@ def variables(run, step):
 def build(sess, data, num_classes):
     """Builds FCN-8s; returns its variables by name."""
     main.build(sess, data / 'vgg', num_classes,
-               main.parse_args(['--image-size', '32x96', '--seed', '4']))
+               main.parse_args(['--image-size', '32x96', '--seed', '4', '--freeze-blocks', '4']))
     main.initialize_new(sess)
     return {variable.op.name: variable for variable in tf.global_variables()}
 
@@ -71,7 +71,7 @@ def test_averages_are_taken_and_what_has_another_shape_is_new(data, taught, caps
         after = sess.run(mine)
     assert origin['fresh'] == [HEAD] and origin['checkpoint'] == 'step-000003'
     assert 'fresh: decoder/upsample32/kernel\n' in capsys.readouterr().out
-    for name in ('conv4_2/kernel', 'decoder/score7/kernel'):
+    for name in ('conv5_2/kernel', 'decoder/score7/kernel'):
         np.testing.assert_array_equal(after[name], saved(name + AVERAGE))
         np.testing.assert_array_equal(after[name + AVERAGE], saved(name + AVERAGE))
         assert not np.array_equal(saved(name), saved(name + AVERAGE))
