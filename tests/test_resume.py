@@ -189,6 +189,7 @@ def test_minutes_between_checkpoints_the_lock_and_a_signal_in_the_last_step(
                 'with locked(sys.argv[1]): pass')
 
     def watched(self):
+        self.writer.wait()      # a step does not wait for a slow disk
         after_step(self)
         if not others:
             others.append(subprocess.run([sys.executable, '-c', try_lock, self.folder], cwd=ROOT,

@@ -311,7 +311,7 @@ class Workers:
 
     def _of_cpus(self, numbers, group, patience=0):
         """Adds up a few numbers over the workers, on whose devices nothing is asked."""
-        with tf.device(f'/job:worker/task:{self.index}/cpu:0'):
+        with tf.device('/cpu:0'):       # of this worker, and of whoever opens the run later
             return tf.raw_ops.CollectiveReduce(
                 input=tf.identity(numbers), group_size=self.count, group_key=group,
                 instance_key=EXCHANGE, merge_op='Add', final_op='Id', subdiv_offsets=[0],
