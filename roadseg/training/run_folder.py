@@ -126,10 +126,15 @@ def describe_software():
         changed = None if status is None else bool(status)
     except OSError:         # no git here
         commit, changed = None, None
-    packages = ('tensorflow', 'numpy', 'scipy', 'pillow', 'imageio')
     return {'command': shlex.join(sys.argv), 'commit': commit, 'uncommitted_changes': changed,
-            'versions': {'python': platform.python_version(),
-                         **{package: _version(package) for package in packages}}}
+            'versions': versions()}
+
+
+def versions():
+    """Versions of Python and of the packages that a run's numbers depend on: dict."""
+    packages = ('tensorflow', 'numpy', 'scipy', 'pillow', 'imageio')
+    return {'python': platform.python_version(),
+            **{package: _version(package) for package in packages}}
 
 
 def _version(package):

@@ -29,7 +29,7 @@ from filelock import FileLock
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.training.device import naming_gpu, open_session, session_config
-from roadseg.training.run_folder import checksum, describe_software, read_run
+from roadseg.training.run_folder import checksum, read_run, versions
 
 GROUP, ROLL_CALL, NUMBERS = 1, 2, 3     # keys of groups of all workers: of the gradients, and, on
                                         # CPUs, of the start and of `exchange`
@@ -378,10 +378,10 @@ class Workers:
             return
         own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
         names = sorted({*vars(options)} - own)
-        versions = describe_software()['versions']
+        found = versions()
         self.check_same(sess, 'versions', ', '.join(
-            f'{package} {versions[package]}' for package in ('tensorflow', 'numpy', 'scipy',
-                                                             'pillow')))
+            f'{package} {found[package]}' for package in ('tensorflow', 'numpy', 'scipy',
+                                                          'pillow')))
         self.check_same(sess, 'the code of this project', f'{_code_checksum():08x}')
         values = {name: str(getattr(options, name)) for name in names}
         try:
