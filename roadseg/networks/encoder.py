@@ -19,7 +19,6 @@ from roadseg.tf_errors import as_os_error, explain_gpu, naming_lack_of_memory
 
 TAG = 'vgg16'
 NEW_KERNELS = 'new_kernels'     # collection of the names of kernels that are drawn from the seed
-NOT_A_NUMBER = tf.constant_initializer(np.nan)
 
 
 # Building one ---------------------------------------------------------------------------------
@@ -91,17 +90,29 @@ def convolution_variables(shape, drawn=None):
         shape: [K, K, I, O] of the kernel.
         drawn: float32 tensor of that shape, the initial value of a new kernel, whose name is
             added to the graph's collection `NEW_KERNELS`; its bias begins with zeros. None for
-            a pretrained layer, which is to be loaded and begins with NaN.
+            a pretrained layer, which is to be loaded and refuses to be initialised.
 
     Returns:
         (kernel, bias [O]) variables, float32.
     """
     if drawn is None:
-        return (tf.get_variable('kernel', shape, initializer=NOT_A_NUMBER),
-                tf.get_variable('bias', shape[-1:], initializer=NOT_A_NUMBER))
+        return (tf.get_variable('kernel', initializer=_none_but_loaded(shape)),
+                tf.get_variable('bias', initializer=_none_but_loaded(shape[-1:])))
     kernel = tf.get_variable('kernel', initializer=drawn)
     tf.add_to_collection(NEW_KERNELS, kernel.op.name)
     return kernel, tf.get_variable('bias', shape[-1:], initializer=tf.zeros_initializer)
+
+
+def _none_but_loaded(shape):
+    """An initial value that is an error: `tf.global_variables_initializer()` wipes what is loaded.
+
+    NaN alone would not do: oneDNN's max pooling with AVX-512 passes over it, and the training
+    would go on, silently, on features of zeros.
+    """
+    return tf.debugging.check_numerics(
+        tf.fill(shape, np.float32(np.nan)), 'pretrained weights are loaded, and initialising them '
+        'would wipe them; call main.initialize_new(sess) instead of '
+        'tf.global_variables_initializer()')
 
 
 def fill(sess, variables, weights):
