@@ -6,6 +6,9 @@
 
 Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.training import startup
+    startup.prepare()
 import math
 import sys
 import time
@@ -14,9 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-if __name__ == '__main__':      # before the seconds that the other imports take
-    from roadseg.training import startup
-    startup.prepare()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -280,10 +280,7 @@ def train_nn(sess, epochs, batch_size, get_batches_fn, train_op, cross_entropy_l
                 if not np.isfinite(loss):
                     raise InputError(
                         f'the loss became {loss} in epoch {progress.epoch + 1}, step '
-                        f'{progress.step + 1}; '
-                        + ('try a lower --learning-rate' if progress.step else
-                           'has tf.global_variables_initializer() wiped the pretrained weights? '
-                           'Call main.initialize_new(sess) instead'))
+                        f'{progress.step + 1}; try a lower --learning-rate')
                 images_seen += workers * len(images)
                 progress.step += 1
                 progress.epoch_steps += 1

@@ -10,18 +10,19 @@ evaluated here. DIR gets the windows, the narrow encoder, the run, and the expor
 copied to `roadseg/models/`. Trained on photographs that are CC BY-NC-SA and for research only: so
 is what comes of them.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from roadseg.commands import Parser, number, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import numpy as np
 
 import main as script
+from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import camvid, kitti
 from roadseg.errors import InputError
 from roadseg.files import make_folder

@@ -1,14 +1,12 @@
 """What all commands share: how options are read, and how a mistake is reported."""
 import argparse
-import atexit
 import math
 import os
-import signal
 import sys
 from pathlib import Path
 
 from roadseg.errors import InputError
-from roadseg.signals import as_ctrl_c, handle, hold_back
+from roadseg.signals import as_ctrl_c, open_closed_streams
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,21 +114,6 @@ def factors(text):
 
 # Running --------------------------------------------------------------------------------------
 
-def stop_at_once():
-    """Has Ctrl-C and its like end the process without a word, until `run_command` handles them.
-
-    To be called before the seconds of imports: Python would show a traceback out of the middle of
-    them, and nothing has been begun. And when all is done, no signal ends it before it has said
-    its own exit code, while libraries are unloaded. A notebook, which lives on, is left as it is.
-    """
-    _open_closed_streams()
-    if hasattr(sys, 'ps1'):
-        return
-    handle(lambda *_: os._exit(130))
-    hold_back(False)            # what waited since the process was started
-    atexit.register(handle, signal.SIG_IGN)
-
-
 def run_command(command, argv=None):
     """Runs a command's function, and turns what the user can put right into one line.
 
@@ -145,7 +128,7 @@ def run_command(command, argv=None):
         Exit code: that of the command; 0 for None; 2 for an `InputError`, and where the output
         got lost by a full disk; 130 after Ctrl-C.
     """
-    _open_closed_streams()
+    open_closed_streams()
     before = sys.stdout, sys.stderr
     # Some services give none, and progress bars want one.
     output, errors = sys.stdout, sys.stderr = [
@@ -162,15 +145,6 @@ def run_command(command, argv=None):
         for stream in (output, errors):
             stream.flush()
         sys.stdout, sys.stderr = before
-
-
-def _open_closed_streams():
-    """Keeps the numbers of the standard streams taken, lest a file of ours gets the log's."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # the lowest that is free
 
 
 def _run(command, argv):

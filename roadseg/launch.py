@@ -6,6 +6,9 @@ What stands behind `--` are options of `main.py`. Each worker gets a TF_CONFIG t
 them; on several machines, that is set by hand, see README.md. The first worker's output is shown
 as it is, the others' errors and tracebacks behind their number.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import ctypes
 import json
 import os
@@ -16,9 +19,7 @@ import sys
 import threading
 from pathlib import Path
 
-from roadseg.commands import Parser, number, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
+from roadseg.commands import Parser, number, run_command
 from roadseg.driver import gpus
 from roadseg.errors import InputError
 from roadseg.signals import handling, hold_back

@@ -5,12 +5,13 @@
 
 Training writes both by itself.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import os
 import sys
 
-from roadseg.commands import Parser, named_folder, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
+from roadseg.commands import Parser, named_folder, run_command
 from roadseg.scoring.page import write_page
 from roadseg.scoring.runs_page import write_runs_page
 from roadseg.training.run_folder import holds_runs

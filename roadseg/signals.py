@@ -1,10 +1,12 @@
-"""Requests to end a training run: Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP.
+"""Requests to end a command: Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP.
 
 They all end in KeyboardInterrupt, and commands in exit code 130. What the process was started to
 ignore, as `nohup` does with SIGHUP, it goes on ignoring.
 """
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -78,3 +80,28 @@ def handling(handler):
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def stop_at_once():
+    """Has Ctrl-C and its like end the process without a word, until `run_command` handles them.
+
+    To be called before the imports, which take seconds: Python would show a traceback out of the
+    middle of them, and nothing has been begun. And when all is done, no signal ends it before it
+    has said its own exit code, while libraries are unloaded. A notebook, which lives on, is left
+    as it is.
+    """
+    open_closed_streams()
+    if hasattr(sys, 'ps1'):
+        return
+    handle(lambda *_: os._exit(130))
+    hold_back(False)            # what waited since the process was started
+    atexit.register(handle, signal.SIG_IGN)
+
+
+def open_closed_streams():
+    """Keeps the numbers of the standard streams taken, lest a file of ours gets the log's."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # the lowest that is free

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from roadseg import commands
+from roadseg import signals
 from roadseg.commands import Parser, factors
 from roadseg.signals import hold_back
 
@@ -140,7 +140,7 @@ def test_any_signal_to_end_lets_a_command_tidy_up(number):
 
 def test_ctrl_c_before_a_command_has_begun_is_silent():
     process = start("""
-from roadseg.commands import stop_at_once
+from roadseg.signals import stop_at_once
 stop_at_once()
 print('ready', flush=True)
 import time
@@ -181,7 +181,8 @@ def test_tensorflow_is_imported_where_no_file_can_be_made(monkeypatch):
 def test_a_signal_after_all_is_done_changes_nothing():
     """Python unloads libraries for a while, as TensorFlow's; here, a slow one."""
     process = start("""
-from roadseg.commands import run_command, stop_at_once
+from roadseg.commands import run_command
+from roadseg.signals import stop_at_once
 stop_at_once()
 import os, sys, time
 class Slow:
@@ -197,7 +198,7 @@ sys.exit(run_command(lambda argv: print('done')))""")
 
 def test_a_signal_to_a_process_that_is_being_started_waits_for_its_handlers():
     code = ('import sys, time; print("here", flush=True); time.sleep(0.5); '
-            'from roadseg.commands import stop_at_once; stop_at_once(); time.sleep(60)')
+            'from roadseg.signals import stop_at_once; stop_at_once(); time.sleep(60)')
     hold_back(True)
     try:
         process = start(code)
@@ -230,5 +231,5 @@ run_command(command)
 
 def test_a_notebook_keeps_its_interrupts(monkeypatch):
     monkeypatch.setattr(sys, 'ps1', '>>> ', raising=False)
-    monkeypatch.setattr(commands, 'handle', pytest.fail)
-    commands.stop_at_once()
+    monkeypatch.setattr(signals, 'handle', pytest.fail)
+    signals.stop_at_once()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roadseg.commands import run_command
 from roadseg.datasets import demo, drawing, folder, kitti
 from roadseg.errors import InputError
 from roadseg.files import move_into_place
@@ -226,7 +227,7 @@ def test_interrupted_writing_leaves_no_folder(tmp_path, monkeypatch, error, expe
     (['--train', '300'], '79 others')])
 def test_mistakes_are_one_line(tmp_path, capsys, options, message):
     try:
-        code = demo.main(['--out', str(tmp_path / 'new'), *options])
+        code = run_command(demo.main, ['--out', str(tmp_path / 'new'), *options])
     except SystemExit as stop:
         code = stop.code
     shown = capsys.readouterr().err
@@ -237,7 +238,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, options, message):
 
 def test_a_folder_below_a_file_is_one_line(tmp_path, capsys):
     (tmp_path / 'file').write_text('')
-    assert demo.main(['--out', str(tmp_path / 'file/below')]) == 2
+    assert run_command(demo.main, ['--out', str(tmp_path / 'file/below')]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith('error: cannot write') and shown.count('\n') == 1
 

@@ -119,7 +119,7 @@ def test_workers_that_cannot_all_be_started_are_ended(monkeypatch):
     def limited(*arguments, **options):
         if len(started) == 2:
             raise OSError(errno.EAGAIN, 'Resource temporarily unavailable')
-        code = ('from roadseg.commands import stop_at_once; stop_at_once(); '
+        code = ('from roadseg.signals import stop_at_once; stop_at_once(); '
                 'import time; time.sleep(60)')
         started.append(start([sys.executable, '-c', code], **options, cwd=ROOT))
         return started[-1]
@@ -294,7 +294,7 @@ import pathlib, sys, time
 pathlib.Path({str(started)!r}).touch()
 time.sleep(0.3)
 sys.path.insert(0, {str(ROOT)!r})
-from roadseg.commands import stop_at_once
+from roadseg.signals import stop_at_once
 stop_at_once()
 time.sleep(60)""")
     monkeypatch.setattr(launch, 'MAIN', script)
@@ -317,7 +317,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     script.write_text(f"""
 import os, pathlib, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from roadseg.commands import stop_at_once
+from roadseg.signals import stop_at_once
 stop_at_once()
 (pathlib.Path({str(tmp_path)!r}) / f'pid-{{os.getpid()}}').touch()
 time.sleep(60)""")

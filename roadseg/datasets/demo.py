@@ -16,17 +16,18 @@ With seven, the same scenes have the layout of a folder of one's own, see `folde
     scenes7/test/um_000000.png
     scenes7/classes.json
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from roadseg import commands
-if __name__ == '__main__':      # before the seconds that the other imports take
-    commands.stop_at_once()
 import numpy as np
 from tqdm import tqdm
 
+from roadseg.commands import Parser, named_folder, number, run_command
 from roadseg.datasets import drawing, folder, kitti
 from roadseg.errors import InputError
 from roadseg.files import (move_into_place, part_folder, read_json, sweep, write_error,
@@ -233,36 +234,28 @@ def _write_scene(target, scene, files, seed, size):
 
 # The command ----------------------------------------------------------------------------------
 
-def _parse_args(argv):
-    parser = commands.Parser(prog='python -m roadseg.datasets.demo',
-                             description=__doc__)
-    parser.add_argument('--out', type=commands.named_folder, required=True,
+def main(argv=None):
+    """The command: draws the scenes, and says where they are."""
+    parser = Parser(prog='python -m roadseg.datasets.demo', description=__doc__)
+    parser.add_argument('--out', type=named_folder, required=True,
                         help='folder that gets data_road/, for --dataset kitti, or, with 7 classes, '
                              'scenes7/, for --dataset folder')
-    parser.add_argument('--classes', type=commands.number(int, 2, 7), default=2,
+    parser.add_argument('--classes', type=number(int, 2, 7), default=2,
                         help="2, in KITTI Road's layout, or 7")
-    count = commands.number(int, 0, 10**6)
+    count = number(int, 0, 10**6)
     parser.add_argument('--train', type=count, default=TRAIN,
                         help='scenes with labels, a multiple of 3')
     parser.add_argument('--test', type=count, default=TEST,
                         help='scenes without labels, a multiple of 3')
     parser.add_argument('--held-out', type=count, default=HELD_OUT,
                         help='labelled scenes per category that are held out by default')
-    parser.add_argument('--seed', type=commands.number(int, 0, 2**63 - 1), default=0,
+    parser.add_argument('--seed', type=number(int, 0, 2**63 - 1), default=0,
                         help='another one, other scenes')
-    return parser.parse_args(argv)
-
-
-def _command(argv):
-    args = _parse_args(argv)
+    args = parser.parse_args(argv)
     target = write_scenes(args.out, args.train, args.test, args.seed, args.held_out,
                           num_classes=args.classes)
     print(f'{args.train} scenes with labels and {args.test} without: {target}')
 
 
-def main(argv=None):
-    return commands.run_command(_command, argv)
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

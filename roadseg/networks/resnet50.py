@@ -16,18 +16,19 @@ be those that Keras' weights were trained with.
 
 Network: He et al., "Deep Residual Learning for Image Recognition", 2016.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import sys
 import warnings
 from pathlib import Path
 
-from roadseg.commands import Parser, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from roadseg import files
+from roadseg.commands import Parser, run_command
 from roadseg.errors import InputError
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, fill,
@@ -317,31 +318,17 @@ def convert(weights, out, width_divisor=1):
          out)
 
 
-def build_parser():
-    """The options of the command."""
+def main(argv=None):
+    """The command: writes the graph; raises as `convert` does."""
     parser = Parser(prog='python -m roadseg.networks.resnet50', description=__doc__)
     parser.add_argument('--weights', required=True, metavar='{imagenet,FILE,random}',
                         help="imagenet: Keras downloads them; FILE: an .h5 of Keras' ResNet50; "
                              'random: drawn from the seed of the run')
     parser.add_argument('--out', default='data/resnet50', help='folder to write')
-    return parser
-
-
-def command(argv=None):
-    """Writes the graph that the command line asks for.
-
-    Raises:
-        InputError: see `convert`.
-    """
-    options = build_parser().parse_args(argv)
+    options = parser.parse_args(argv)
     convert(options.weights, options.out)
     print(f'wrote {options.out}')
 
 
-def main(argv=None):
-    """Runs the command. Returns the exit code."""
-    return run_command(command, argv)
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -27,6 +27,9 @@ Recognition", 2014; Long, Shelhamer and Darrell, "Fully Convolutional Networks f
 Segmentation", 2015; for --context, Chen et al., "Rethinking Atrous Convolution for Semantic
 Image Segmentation", 2017.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import lzma
 import math
 import os
@@ -36,13 +39,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from roadseg.commands import Parser, number, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import download
 from roadseg.errors import InputError
 from roadseg.files import (check_file, check_free, free_memory, free_space_check, human_size,
@@ -218,8 +219,8 @@ def build(shapes, new, preprocess):
     of the course's archive; `seed` decides dropout and new layers. Outputs of the pooling layers
     have ceil(H / 2**k) rows.
 
-    The initial value of a pretrained layer is NaN: `tf.global_variables_initializer()` wipes
-    pretrained weights, and this way that doesn't go unseen.
+    A pretrained layer has no initial value: `tf.global_variables_initializer()`, which would wipe
+    its weights, is an error.
 
     Args:
         shapes: dict from layer name to the kernel's shape [K, K, I, O].
