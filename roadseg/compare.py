@@ -2,6 +2,7 @@
 
 `roadseg.export` writes them, and has each checked here.
 """
+import math
 import os
 import platform
 import subprocess
@@ -206,7 +207,8 @@ def compare(run, which, opened, photographs, exports):
             rows.append({
                 'format': form, 'precision': 'float32' if precision == 'none' else precision,
                 'runtime': LEFT_OUT if problems else name, 'bytes': about['bytes'],
-                'score': check['after'], 'largest_difference': check['largest_difference'],
+                'score': check['after'],
+                'largest_difference': _finite(check['largest_difference']),
                 'agreement': check['agreement'], 'problems': wrong})
             if not wrong:
                 starts.append(('from roadseg import runtimes; runtimes.time_export(*sys.argv[1:])',
@@ -220,6 +222,11 @@ def compare(run, which, opened, photographs, exports):
             'which': 'trained on' if checked is training else 'held out',
             'rounds': ROUNDS, 'checkpoint': checkpoint.name, **describe_software(),
             'rows': [train, *rows]}
+
+
+def _finite(value):
+    """A number, None where it is none: JSON knows no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _bytes_of(checkpoint):

@@ -18,7 +18,11 @@ from roadseg.errors import InputError
 
 JSON_LIMIT = 64 << 20       # bytes; the files of a run have a few thousand
 STALE = 3600        # seconds after which a folder that was being made is a killed process's
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): 'free some space, or write to another disk',
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP): 'move it away, or write elsewhere',
+    (errno.ENAMETOOLONG,): 'choose a shorter one',
+    (errno.EIO, errno.EFBIG): 'write to another disk'}
 _REASONS = {
     errno.ENOSPC: 'no space left on the disk',
     errno.EDQUOT: 'the disk quota is used up',
@@ -58,8 +62,8 @@ def write_error(path, error, remedy=None):
         `InputError`, to be raised.
     """
     if remedy is None:
-        remedy = ('free some space, or write to another disk' if error.errno in _FULL
-                  else 'make its folder writable, or write elsewhere')
+        remedy = next((remedy for numbers, remedy in _REMEDIES.items() if error.errno in numbers),
+                      'make its folder writable, or write elsewhere')
     return InputError(f'cannot write {path}: {describe_os_error(error)}; {remedy}')
 
 

@@ -90,13 +90,14 @@ def _orientation(image):
         return 1
 
 
-def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
+def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY, verified=False):
     """Opens and decodes an image file, rotated as its EXIF says.
 
     Args:
         path: of the file.
         formats: Pillow's names of those it may have.
         kind, remedy: what was expected, for messages.
+        verified: whether to compare the checksums of a PNG file, which decoding leaves aside.
 
     Returns:
         PIL Image; of the modes 'I', 'I;16', 'I;16B' only with values from 0 to 65535.
@@ -108,6 +109,9 @@ def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY):
         raise InputError(f'{path} is not a readable {kind}: it is empty; {remedy}')
     silence_pillow()
     try:
+        if verified:
+            with Image.open(path, formats=formats) as image:
+                image.verify()
         with Image.open(path, formats=formats) as image:
             problem = _problem(image)
             if problem is None:
@@ -264,7 +268,7 @@ def paint(photograph, classes, palette, opacity=0.5, outlined=True):
             areas[number], colours[number + 1], alpha[number + 1] = number + 1, colour, opacity
     codes = areas[classes]
     if outlined:
-        inner, outer = outline(codes, max(1, round(max(classes.shape) / 1200)))
+        inner, outer = outline(codes, min(16, max(1, round(max(classes.shape) / 1200))))
         codes[outer], codes[inner] = 254, 255
         colours[254:], alpha[254:] = (_DARK, _LIGHT), 1
     layer = Image.fromarray(codes)

@@ -20,6 +20,9 @@ Of a video, masks and confidence are folders `drive.masks/000000.png` and so on.
 rate and size, pixels that are not square being made so, and loses its sound. The network sees
 pictures at the scale of its training, see `roadseg.images.seen_size`.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import itertools
 import os
 import sys
@@ -30,14 +33,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import Parser, named_folder, number, one_line, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from roadseg import runtimes, video
+from roadseg.commands import Parser, named_folder, number, one_line, run_command
 from roadseg.errors import InputError
 from roadseg.files import check_file, delete, make_folder, write_json, write_whole
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
@@ -51,9 +52,8 @@ PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '
             '.gif')
 SUMMARY, LEGEND = 'predictions.json', 'legend.png'
 THREADS = max(2, min(8, processors()))      # that read and write; each has a picture in memory
-# What telephones and cameras write, and is not read here.
-FOREIGN = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
-           '.wmv')
+UNREAD = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
+          '.wmv')               # what telephones and cameras write, and is not read here
 QUALITY = 90                # of JPEG overlays
 
 
@@ -140,7 +140,7 @@ def _walk(folder):
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith('.')]
         paths += [Path(parent) / name for name in names if not name.startswith('.')]
-    foreign = sorted(path for path in paths if path.suffix.lower() in FOREIGN)
+    foreign = sorted(path for path in paths if path.suffix.lower() in UNREAD)
     if foreign:
         print(f'warning: {len(foreign)} files in {one_line(folder)} are of a kind that is not '
               f'read, such as {one_line(foreign[0].name)}; convert them', file=sys.stderr)
@@ -159,7 +159,7 @@ def plan(inputs, out, kinds):
         List of `Job`.
 
     Raises:
-        InputError: a result would take the place of an input.
+        InputError: a result would take the place of an input, or its name would be too long.
     """
     folders = [os.path.abspath(folder) for _, folder in inputs]
     try:
@@ -175,18 +175,19 @@ def plan(inputs, out, kinds):
     jobs = []
     for (source, _), relative in zip(inputs, relatives):
         is_video = _is_video(source)
-        count = 1
-        while True:
+        for count in itertools.count(1):
             stem = relative.stem + (f'-{count}' if count > 1 else '')
             names = _names(relative.parent / stem, relative.suffix, is_video)
             names = {kind: name for kind, name in names.items() if kind in kinds}
             # Not all file systems tell capitals.
             if taken.isdisjoint(str(name).lower() for name in names.values()):
                 break
-            count += 1
         taken.update(str(name).lower() for name in names.values())
         outputs = {kind: Path(out) / name for kind, name in names.items()}
         for path in outputs.values():
+            if len(os.fsencode(path.name)) > 255:       # of file systems
+                raise InputError(f'the name of {source} is too long for those of its results, '
+                                 f'such as {path.name[-20:]}; shorten it')
             if os.path.realpath(path) in sources:
                 raise InputError(f'{path} is an input, or a link to one, and its result would '
                                  'take its place; name another --out')
@@ -328,6 +329,7 @@ def predict_video(job, reader, model, temporal):
     Raises:
         InputError: a result can't be written.
         video.NoFrame: there is none any more; nothing is written.
+        video.TooLarge: for the encoder; nothing is written.
     """
     def see(images):
         mean = None
@@ -428,7 +430,7 @@ def predict(jobs, model, out, temporal=0.0, summarize=False):
                 try:
                     with reader:
                         add(job, predict_video(job, reader, model, temporal))
-                except video.NoFrame as error:
+                except (video.NoFrame, video.TooLarge) as error:
                     failed.append(str(error))
                     continue
                 if reader.problem:

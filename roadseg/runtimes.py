@@ -113,7 +113,8 @@ def read_metadata(path):
         ('files', isinstance(metadata.get('files'), dict) and bool(metadata['files']),
          'the checksums of the files'),
         ('file', isinstance(metadata.get('file'), str)
-         and (metadata['file'] == '.' or metadata['file'] in (metadata.get('files') or ())),
+         and (metadata['file'] == '.' or isinstance(metadata.get('files'), dict)
+              and metadata['file'] in metadata['files']),
          'the name of the model'),
         ('classes', isinstance(metadata.get('classes'), list), 'the names of the classes'),
         *((name, isinstance(metadata.get(name), str), 'the name of a tensor')

@@ -51,6 +51,10 @@ class NoFrame(InputError):
     """A video of which no frame could be decoded, though its first one could be before."""
 
 
+class TooLarge(InputError):
+    """Frames of a size that the encoder of an ending does not take."""
+
+
 class Reader:
     """The frames of a video, without its sound. Use it in a `with` statement.
 
@@ -250,10 +254,11 @@ class Writer:
         self._log.seek(0)
         reason = _reason(self._log.read().decode(errors='replace'),
                          f'the encoder ended with {status}')
-        is_full = 'dimension' not in reason and 'width x height' not in reason
-        return InputError(f'cannot write {self.path}: {reason}; ' + (
-            'free some space, or write elsewhere' if is_full
-            else 'make the video smaller, or give it another ending'))
+        if 'dimension' in reason or 'width x height' in reason:
+            return TooLarge(f'cannot write {self.path}: {reason}; make the video smaller, or give '
+                            'it another ending')
+        return InputError(f'cannot write {self.path}: {reason}; free some space, or write '
+                          'elsewhere')
 
 
 def _rate_of_gif(path):

@@ -51,7 +51,9 @@ def test_numbers_of_other_kinds_are_not_taken_for_those_of_files():
 
 @pytest.mark.parametrize('number, advice', [
     (errno.ENOSPC, 'free some space'), (errno.EDQUOT, 'free some space'),
-    (errno.EACCES, 'make its folder writable')])
+    (errno.EACCES, 'make its folder writable'), (errno.ELOOP, 'move it away'),
+    (errno.EISDIR, 'move it away'), (errno.ENAMETOOLONG, 'shorter'),
+    (errno.EIO, 'another disk')])
 def test_the_advice_follows_the_reason(number, advice):
     error = write_error('a/b.json', OSError(number, ''))
     assert isinstance(error, InputError)

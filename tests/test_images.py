@@ -411,6 +411,14 @@ def test_lines_are_wider_on_large_photographs():
     assert (painted[5, :997] == 77).all() and (painted[5, 1003:] == 77).all()
 
 
+def test_the_lines_of_a_long_strip_stay_narrow():
+    """A pixel of width is a pass over the picture: 2 million pixels took 12 s."""
+    road = np.zeros((2, 30_000), np.uint8)
+    road[:, 15_000:] = 1
+    painted = paint(np.full((2, 30_000, 3), 99, np.uint8), road, [None, (0, 255, 0)])
+    assert 16 < (painted != painted[:, :1]).any(axis=(0, 2))[:15_100].sum() <= 132
+
+
 def test_outline_of_a_mask():
     mask = np.zeros((7, 8), bool)
     mask[2:5, 3:7] = True

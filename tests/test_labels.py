@@ -146,6 +146,29 @@ def test_a_cut_off_label_is_refused(tmp_path):
         labels.read_numbers(path)
 
 
+def test_a_damaged_label_is_never_read_as_other_classes(tmp_path):
+    """Pillow decodes it without a look at its checksums."""
+    path, values = tmp_path / 'mask.png', np.random.default_rng(0).integers(0, 3, (9, 13), np.uint8)
+    Image.fromarray(values).save(path)
+    content = path.read_bytes()
+    for place in range(8 * content.index(b'IDAT'), 8 * content.index(b'IEND') - 32, 3):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match='mask.png'):
+            labels.read_numbers(path)
+
+
+@pytest.mark.parametrize('ending', ['.heic', '.JFIF', '.gif'])
+def test_photographs_of_a_kind_that_is_not_read_are_told(tmp_path, capsys, ending):
+    touch(tmp_path / 'test', 'a' + ending, 'b.png')
+    assert set(labels.pictures(tmp_path / 'test', labels.PHOTOGRAPHS)) == {'b'}
+    assert capsys.readouterr().err == (f'warning: 1 files in {tmp_path}/test are of a kind that '
+                                       f'is not read, such as a{ending}; convert them\n')
+    labels.pictures(tmp_path / 'test')          # of masks, nothing is said
+    assert capsys.readouterr().err == ''
+
+
 # Finding ----------------------------------------------------------------------------------------
 
 def touch(folder, *names):

@@ -350,6 +350,18 @@ def test_a_video_that_is_none_does_not_stop_the_next(run, tmp_path, out, capsys)
     assert files(out) == ['b.mp4']
 
 
+def test_a_video_that_the_encoder_cannot_take_does_not_stop_the_next(run, tmp_path, out, capsys,
+                                                                     monkeypatch):
+    wide = save_video(tmp_path / 'a.mp4', sweep(60))
+    clip = save_video(tmp_path / 'b.mp4', sweep(3))
+    writer = video.Writer
+    monkeypatch.setattr(video, 'Writer', lambda path, shape, rate: writer(
+        path, (2, 20_000) if path.name == 'a.mp4' else shape, rate))
+    assert call(run, wide, clip, '--out', out) == 1
+    assert 'make the video smaller' in capsys.readouterr().err
+    assert files(out) == ['b.mp4']
+
+
 # Bad inputs -------------------------------------------------------------------------------------
 
 def test_one_bad_picture_in_many_is_told_at_the_end(run, tmp_path, out, capsys):
@@ -402,6 +414,10 @@ def test_names_that_are_too_long(run, tmp_path, out, capsys):
     assert 'no such file' in error_of(capsys, name, photo, '--out', out)
     assert 'no such file' in error_of(capsys, run, photo, name, '--out', out)
     assert 'too long' in error_of(capsys, run, photo, '--out', tmp_path / name)
+    long = save(tmp_path / ('x' * 249 + '.png'))
+    assert 'too long for those of its results' in error_of(capsys, run, photo, long, '--out', out,
+                                                           '--masks')
+    assert not out.exists()
 
 
 def test_damaged_gifs_are_told_as_pictures_are(run, tmp_path, out, capsys):

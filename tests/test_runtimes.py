@@ -165,7 +165,7 @@ def test_without_metadata(copy, tmp_path):
     ({'fixed_size': 1}, "'fixed_size' is 1"), ({'file': 7}, "'file' is 7"),
     ({'format': ['tflite']}, "'format' is"), ({'input': 7}, "'input' is 7"),
     ({'output': None}, "'output' is None"), ({'quantization': 'int8'}, "'output_scale' is None"),
-    ({'files': {}}, "'files' is {}"), ({'files': {'model.tflite': '00'}}, 'not as it was written'),
+    ({'files': {}}, "'files' is {}"), ({'files': 1}, "'files' is 1"), ({'files': {'model.tflite': '00'}}, 'not as it was written'),
     ({'files': {'other.tflite': '00'}}, "'file' is model.tflite"),
     ({'file': '../model.tflite'}, 'name of the model')])
 def test_damaged_metadata(copy, changes, message):

@@ -385,15 +385,21 @@ def test_resumed_student_ends_like_the_uninterrupted_one(data, teacher, photogra
     label = run / 'pseudo_labels/a.png'
     shutil.move(label, tmp_path / 'label')
     assert command('--resume', run) == 2
+    assert f'{label} is missing' in capsys.readouterr().err
     shutil.move(tmp_path / 'label', label)
+    content = label.read_bytes()
+    label.write_bytes((label.parent / 'b.png').read_bytes())
+    assert command('--resume', run) == 2
+    assert f'{label} is not as it was; take' in capsys.readouterr().err
+    label.write_bytes(content)
     moved = shutil.move(photographs, tmp_path / 'moved')
     assert command('--resume', run) == 2
     striped(moved / 'b.png', 9)
     assert command('--resume', run, '--unlabelled', moved) == 2
     striped(moved / 'b.png', 1)
-    missing, gone, other = (line for line in capsys.readouterr().err.splitlines()
+    gone, other = (line for line in capsys.readouterr().err.splitlines()
                             if line.startswith('error: '))
-    assert f'{label} is missing' in missing and 'a.png is missing; put the' in gone
+    assert 'a.png is missing; put the' in gone
     assert 'b.png is not as it was; put the earlier ones back' in other
 
     # Not labelled anew: the teacher is not there any more for the notes to be made again.

@@ -11,6 +11,8 @@ from roadseg.images import decode
 
 FOREIGN = 254               # in a table: a value that the data set does not have
 PHOTOGRAPHS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')     # endings
+# What telephones and cameras write, and is not read here.
+UNREAD = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.jp2', '.gif')
 _NUMBERS = 'a PNG file of class numbers was expected'
 
 
@@ -31,12 +33,14 @@ def pictures(folder, endings=('.png',), suffix=''):
         InputError: the folder can't be read, or two names differ in their ending only, or a name
             has a line break or what is no text.
     """
-    found = {}
+    found, unread = {}, []
     try:
         paths = sorted(folder.iterdir(), key=by_number) if folder.is_dir() else []
     except OSError as error:
         raise InputError(f'cannot read {folder}: {describe_os_error(error)}') from error
     for path in paths:
+        if endings == PHOTOGRAPHS and path.suffix.lower() in UNREAD:
+            unread.append(path.name)
         if path.suffix.lower() not in endings or not path.stem.endswith(suffix) or \
                 path.name.startswith('.'):
             continue
@@ -47,6 +51,9 @@ def pictures(folder, endings=('.png',), suffix=''):
             raise InputError(f'{folder} holds both {found[name].name} and {path.name}; which one '
                              'is meant? Move the other away')
         found[name] = path
+    if unread:
+        print(f'warning: {len(unread)} files in {folder} are of a kind that is not read, such as '
+              f'{shown(unread[0])}; convert them', file=sys.stderr)
     return found
 
 
@@ -198,7 +205,8 @@ def read_numbers(path, black_and_white=False):
 
 def _decode(path, black_and_white):
     """Decodes a PNG file: integer ndarray (H, W), or uint8 (H, W, 3) where it has colours."""
-    image = decode(path, ('PNG',), 'PNG file', _NUMBERS)
+    # A damaged photograph is seen; a damaged label would be other classes, without a word.
+    image = decode(path, ('PNG',), 'PNG file', _NUMBERS, verified=True)
     if image.mode == '1' or black_and_white and _is_black_and_white(image):
         return np.array(image.convert('L'))
     if image.mode not in ('LA', 'RGB', 'RGBA'):

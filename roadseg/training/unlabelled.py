@@ -303,7 +303,7 @@ def _label(options, dataset, training, folder):
             write_mask(folder / name, classes, dataset.palette)
             photograph = path.relative_to(options.unlabelled).as_posix()
             entries.append({'photograph': photograph, 'label': name, 'sure': round(sure, 4),
-                            'sha256': sha256(path)})
+                            'sha256': sha256(path), 'label_sha256': sha256(folder / name)})
     if skipped:
         print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
               f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
@@ -378,7 +378,7 @@ def _kept(options):
     path = options.resume / NOTES
     notes = read_json(path)
     try:
-        entries = [(entry['photograph'], entry['label'], entry['sha256'])
+        entries = [(entry['photograph'], entry['label'], entry['sha256'], entry['label_sha256'])
                    for entry in notes['photographs']]
         right = bool(entries) and all(
             isinstance(part, str) and not os.path.isabs(part) and '..' not in Path(part).parts
@@ -388,7 +388,7 @@ def _kept(options):
     if not right:
         raise InputError(f"{path}: 'photographs' is no list of photographs and their labels; take "
                          'the file from a backup, or start a new run')
-    for name, label, content in entries:
+    for name, label, content, of_label in entries:
         photograph = Path(options.unlabelled) / name
         if not os.path.isfile(photograph) or sha256(photograph) != content:
             raise InputError(
@@ -396,7 +396,8 @@ def _kept(options):
                 f"{photograph} is {'not as it was' if os.path.isfile(photograph) else 'missing'}; "
                 'put the earlier ones back, name their folder with --unlabelled, or start a new '
                 'run')
-        if not os.path.isfile(options.resume / FOLDER / label):
-            raise InputError(f'{options.resume / FOLDER / label} is missing; take it from a '
-                             'backup, or start a new run')
+        label = options.resume / FOLDER / label
+        if not os.path.isfile(label) or sha256(label) != of_label:
+            raise InputError(f"{label} is {'not as it was' if os.path.isfile(label) else 'missing'}"
+                             '; take it from a backup, or start a new run')
     return notes
