@@ -9,6 +9,9 @@ runs on the same photographs, as with several seeds, give mean and sample standa
 trained with `--split kfold:K:0`, `kfold:K:1` and so on are pooled with `--split kfold:K`: every
 photograph is then scored by the network that has not seen it.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import argparse
 import io
 import os
@@ -18,14 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from roadseg.commands import Parser, factors, run_command, stop_at_once, typed
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import imageio.v3 as imageio
 import numpy as np
 from tqdm import tqdm
 
+from roadseg.commands import Parser, factors, named_folder, run_command, typed
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
 from roadseg.files import differ, write_json, write_whole
@@ -36,8 +37,8 @@ from roadseg.threads import prepared_ahead
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import (check_classes, photograph_names, read_options,
-                                         read_photographs, trained_on)
+from roadseg.training.run_folder import (check_classes, read_options, read_photographs,
+                                         trained_on)
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -116,7 +117,7 @@ def frames_of(split, trained_split, dataset, run, data_dir):
     """
     if split is None:
         split = 'all' if trained_split == 'none' else trained_split
-    training, held_out = dataset.split(trained_split)
+    held_out = dataset.split(trained_split)[1]
     if split == 'all':
         chosen = dataset.labelled
     elif split.startswith('kfold:') and split.count(':') == 1:
@@ -131,8 +132,7 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         raise InputError(f'--split {split} holds no photograph out; name another, or all')
     score.check_names(chosen)
     # By what the run noted, as its split is another one where photographs have come since.
-    seen = trained_on(run, data_dir, chosen,
-                      photograph_names(data_dir, training, [])['training'])
+    seen = trained_on(run, data_dir, chosen)
     if seen:
         print(f'warning: {run} was trained on {len(seen)} of these {len(chosen)} photographs; '
               'their score says little about new ones', file=sys.stderr)
@@ -281,8 +281,10 @@ def write_submission(run, args):
         InputError: photographs or calibrations are missing, or the data set has no server.
     """
     target = Path(args.submission)
-    if os.path.isdir(target) or not os.path.isdir(target.parent):
-        raise InputError(f'cannot write {target}: name a file in a folder that is there')
+    if (target.suffix.lower() != '.zip' or os.path.exists(target) and not os.path.isfile(target)
+            or not os.access(target.parent, os.W_OK)):
+        raise InputError(f'cannot write {target}: name a .zip file in a folder that is there and '
+                         'writable')
     dataset, _ = open_dataset(run, args.data_dir)
     if dataset.server is None:
         raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
@@ -358,7 +360,7 @@ def main(argv=None):
              'default as in the training')
     add('--flip-test', action=argparse.BooleanOptionalAction, default=None,
         help='average with the mirrored photographs; by default as in the training')
-    add('--data-dir', default=None, metavar='DIR',
+    add('--data-dir', type=named_folder, default=None, metavar='DIR',
         help='holds the data set; by default where it lay in the training')
     add('--submission', metavar='FILE.zip', default=None,
         help='write what the server of KITTI Road or Cityscapes takes of the test photographs '

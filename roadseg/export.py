@@ -24,6 +24,9 @@ those of the training where none were, and is left out where it differs by more 
 
 The ONNX file needs neither TensorFlow nor this project: README.md has an example.
 """
+if __name__ == '__main__':      # before the imports, which take seconds
+    from roadseg.signals import stop_at_once
+    stop_at_once()
 import importlib.util
 import os
 import sys
@@ -31,15 +34,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from roadseg.commands import Parser, named_folder, run_command, stop_at_once
-if __name__ == '__main__':      # before the seconds that the other imports take
-    stop_at_once()
 import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from roadseg import runtimes
+from roadseg.commands import Parser, named_folder, run_command
 from roadseg.compare import (LEFT_OUT, LIMITS, NATIVE, check_on, compare, describe, problems_of,
                              spread, table)
 from roadseg.datasets import catalogue
@@ -125,7 +126,7 @@ def photographs_of(run, data_dir):
     """
     made = read_run(run)
     options = complete(made['options'], run)
-    folder = Path(data_dir or options['data_dir'])
+    folder = Path(options['data_dir'] if data_dir is None else data_dir)
     remedy = (f'the photographs of {run} are needed to check an export on; name the folder they '
               'are in now with --data-dir')
     if not os.path.isdir(folder):
@@ -139,8 +140,7 @@ def photographs_of(run, data_dir):
     check_classes(run, dataset)
     training, held_out = dataset.split(options['split'] or dataset.default_split)
     # By what the run noted, as its split is another one where photographs have come since.
-    learned = set(trained_on(run, folder, held_out,
-                             photograph_names(folder, training, [])['training']))
+    learned = set(trained_on(run, folder, held_out))
     if learned:
         print(f'warning: {run} was trained on {len(learned)} of the {len(held_out)} photographs '
               'that its split holds out now; they are left out', file=sys.stderr)
@@ -412,7 +412,8 @@ def main(argv=None):
         help='write all of them instead, and measure file, score, time and memory; the table goes '
              'into RUN/compare.md and .json')
     add('--checkpoint', choices=('last', 'best'), default='last', help='of the run')
-    add('--data-dir', metavar='DIR', help='holds the data set (default: as in the training)')
+    add('--data-dir', type=named_folder, metavar='DIR',
+        help='holds the data set (default: as in the training)')
     args = parser.parse_args(argv)
     if args.compare == bool(args.format):
         raise InputError('name one of --format and --compare')

@@ -30,11 +30,8 @@ class Network(NamedTuple):
         Raises:
             KeyError: the graph lacks one.
         """
-        names = {operation.name for operation in sess.graph.get_operations()}
-        # Older runs are fed with float32, in the encoder's own placeholder.
-        image = 'photographs' if 'photographs' in names else 'image_input'
         logits, keep_prob, input_image = (sess.graph.get_tensor_by_name(name + ':0')
-                                          for name in ('logits', 'keep_prob', image))
+                                          for name in ('logits', 'keep_prob', 'photographs'))
         return cls(sess, logits, keep_prob, input_image, tuple(image_shape), tuple(scales), flip)
 
     def run(self, image):

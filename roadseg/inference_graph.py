@@ -179,8 +179,6 @@ class _Rewriter:
     def Placeholder(self, op, inputs):
         if op.name == 'keep_prob':
             return [self.constant(np.float32(1))]
-        if op.outputs[0].dtype == tf.float32:       # older runs
-            return [tf.cast(self.photographs, tf.float32)]
         return [self.photographs]
 
     def PlaceholderWithDefault(self, op, inputs):

@@ -151,9 +151,6 @@ def _open_run(run, checkpoint):
     from roadseg.training.run_folder import read_run
     made = read_run(run)
     options, description = complete(made['options'], run), made['data']
-    if 'classes' not in description:        # from before there was more than KITTI Road
-        from roadseg.datasets import kitti
-        description = {'classes': kitti.CLASSES, 'palette': kitti.PALETTE, 'road': 1}
 
     # TensorFlow comes here, as an export can do without.
     from roadseg import quiet       # noqa: F401
@@ -199,9 +196,16 @@ class _Exported(Network):
     """A network whose `sess` answers pictures with probabilities."""
 
     def run(self, image):
-        """Logarithms of the probabilities: uint8 (h, w, 3) -> float32 (h, w, C)."""
+        """Logarithms of the probabilities: uint8 (h, w, 3) -> float32 (h, w, C).
+
+        Raises:
+            InputError: they are not finite.
+        """
         with TURNS:         # not all runtimes bear several threads
             probabilities = self.sess.run(np.ascontiguousarray(image)[np.newaxis])[0]
+        if not np.isfinite(probabilities).all():
+            raise InputError('the export answers a picture by what is no number; choose another '
+                             '--runtime, or export the run anew in float32')
         return np.log(np.maximum(probabilities, 1e-7))
 
 

@@ -4,7 +4,7 @@ import tensorflow.compat.v1 as tf
 
 import main
 from conftest import save_tiny_vgg
-from roadseg.datasets import demo
+from roadseg.datasets import demo, kitti
 from roadseg.files import write_json
 from roadseg.networks import resnet50, segnet
 from roadseg.networks.encoder import draw_new_kernels
@@ -66,6 +66,8 @@ def save_run(folder, data, kind):
             elif name.startswith('decoder/score'):      # else it would say next to nothing
                 variable.load(rng.normal(0, .3, shape), sess)
         folder.mkdir(parents=True)
-        write_json(folder / 'options.json', {'id': 'ab12', 'options': vars(options)})
+        write_json(folder / 'options.json', {
+            'id': 'ab12', 'options': vars(options),
+            'data': {'classes': kitti.CLASSES, 'palette': kitti.PALETTE, 'road': 1}})
         checkpoints.save(sess, saver, folder, Progress())
     return folder

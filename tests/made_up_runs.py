@@ -59,11 +59,11 @@ class Page(HTMLParser):
 # The files of a run ---------------------------------------------------------------------------
 
 def write_options(run, data=KITTI, chosen=None, **more):
-    """`options.json`; `data` without what earlier runs did not say: None."""
+    """`options.json`."""
     (run / 'options.json').write_text(json.dumps({
         'options': {'epochs': 3, 'image_size': [160, 576], 'split': 'val3', **(chosen or {})},
         'device': 'CPU, 2 cores', 'commit': None,
-        'data': {**(data or {}), 'training': 241, 'validation': 48, 'testing': 290}, **more}),
+        'data': {**data, 'training': 241, 'validation': 48, 'testing': 290}, **more}),
         encoding='utf-8')
 
 
@@ -87,22 +87,12 @@ def write_evaluation(run, **more):
         'columns': ['MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU'],
         'frame_columns': ['IoU', 'MaxF', 'FPR', 'FNR'], 'best': 'MaxF', 'groups': GROUPS,
         'pooled': 'URBAN', 'test_scale': [1.0], 'flip_test': False,
-        'detail': {},
+        'detail': {}, 'interval': None,
         'checkpoint': 'step-000723', 'split': 'val3', 'view': 'perspective', 'ms_per_image': 182.0,
         'scores': {'um': scores, 'uu': {'MaxF': None},
                    'URBAN': {**scores, 'MaxF': 94.5, 'threshold': 110}},
         'frames': [{'name': name, 'group': name.split('_')[0], 'MaxF': 90.0, 'IoU': iou,
                     'FPR': 1.0, 'FNR': 2.0} for name, iou in IOU.items()], **more}),
-        encoding='utf-8')
-
-
-def write_earlier_evaluation(run):
-    """`evaluation.json` as it was when KITTI Road was the only data set."""
-    scores = {'MaxF': 95.25, 'IoU': 90.75}
-    (run / 'evaluation.json').write_text(json.dumps({
-        'checkpoint': 'step-000723', 'split': 'val3', 'view': 'perspective', 'ms_per_image': 182.0,
-        'scores': {'um': scores, 'URBAN': {**scores, 'MaxF': 94.5}},
-        'frames': [{'name': name, 'MaxF': 90.0, 'IoU': iou} for name, iou in IOU.items()]}),
         encoding='utf-8')
 
 
@@ -117,6 +107,7 @@ def write_street(run, **more):
         'columns': ['mIoU', 'accuracy', 'class accuracy', 'road IoU'],
         'frame_columns': ['mIoU', 'accuracy', 'road IoU'], 'best': 'mIoU', 'groups': {},
         'pooled': 'all', 'checkpoint': 'step-000723', 'split': 'val', 'view': 'perspective',
+        'test_scale': [1.0], 'interval': None,
         'scores': {'all': scores}, 'detail': {'confusion': [[30, 10, 0], [5, 55, 0], [0, 0, 0]]},
         'frames': [{'name': 'a', 'group': None, 'mIoU': 70.0}], **more}), encoding='utf-8')
 

@@ -439,17 +439,6 @@ def test_no_checkpoint(tiny, which):
         load(tiny.run, which)
 
 
-def test_checkpoint_of_a_version_that_noted_less(tiny):
-    path = tiny.save(20, epoch=2)
-    (path / 'progress.json').write_text(
-        '{"epoch": 2, "step": 20, "epoch_steps": 0, "epoch_loss": 0, "seconds": 1.5}')
-    (tiny.run / 'options.json').write_text('{"options": {"epochs": 5}}')
-    expected = Progress(epoch=2, step=20, epoch_loss=0, seconds=1.5)
-    assert tiny.restore() == ('step-000020', expected, 20)
-    tiny.save(30)       # and the run goes on in this version
-    assert tiny.restore()[0] == 'step-000030'
-
-
 def test_checkpoint_of_a_version_that_notes_more(tiny):
     edit(tiny.save(20, epoch=2), workers=4)
     assert tiny.restore() == ('step-000020', Progress(epoch=2, step=20), 20)
@@ -484,19 +473,6 @@ def test_weights_that_are_not_finite_are_not_saved(tiny, value):
                                          '.*step-000010$'), checkpoints.naming_last(tiny.run):
         tiny.save(20, value=value)
     assert tiny.names() == ['step-000010'] and tiny.restore()[0] == 'step-000010'
-
-
-def test_checkpoint_that_had_diverged_is_passed_over(tiny, capsys):
-    tiny.save(10)
-    path = tiny.save(20)
-    tiny.set(np.nan)
-    tiny.saver.save(tiny.sess, str(path / 'model'), write_state=False)
-    (path / 'progress.json').write_text('{"epoch": 2, "step": 20}')
-    (tiny.run / 'checkpoints/step-000010/progress.json').write_text('{"epoch": 1, "step": 10}')
-    (tiny.run / 'options.json').write_text('{"options": {"epochs": 5}}')
-    assert tiny.restore()[0] == 'step-000010'
-    assert load(tiny.run)[0] == 'step-000010'
-    assert capsys.readouterr().err.count('decoder/kernel is not finite') == 2
 
 
 def test_a_run_that_was_removed_is_not_made_again(tiny):

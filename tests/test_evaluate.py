@@ -19,7 +19,7 @@ import roadseg
 from roadseg import evaluate
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
-from roadseg.files import write_json
+from roadseg.files import file_checksum, write_json
 from roadseg.images import read_image
 from roadseg.scoring import bev, road
 from roadseg.training import checkpoints, preflight
@@ -313,7 +313,7 @@ def test_every_run_is_looked_at_before_the_first_is_scored(quick, seven, tmp_pat
 
 
 def test_a_network_that_has_diverged_is_one_line(run, tmp_path, capsys):
-    """Its weights are finite, and too large; those that are not are a damaged checkpoint."""
+    """Its weights are finite, and too large; those that are not are never saved."""
     copy = copy_of(run, tmp_path / 'copy')
     *earlier, path = checkpoints.saved(copy)
     for folder in earlier:
@@ -327,12 +327,10 @@ def test_a_network_that_has_diverged_is_one_line(run, tmp_path, capsys):
                 variable.load(np.full(variable.shape, 1e38), sess)
         saver.save(sess, str(path / 'model'), write_meta_graph=False)
     content = json.loads((path / 'progress.json').read_text())
-    for name in ('run', 'files', 'checksum'):       # as of an earlier version
-        del content[name]
+    content['files'] = {name: file_checksum(path / name) for name in content['files']}
+    del content['checksum']
+    content['checksum'] = checkpoints._checksum(content)
     (path / 'progress.json').write_text(json.dumps(content))
-    content = json.loads((copy / 'options.json').read_text())
-    del content['id']
-    (copy / 'options.json').write_text(json.dumps(content))
     assert 'has diverged' in error_of(capsys, copy)
 
 
@@ -490,9 +488,10 @@ def test_submission_of_other_names_is_refused(quick, data, tmp_path, capsys, nam
     assert name in error and 'um_000012.png' in error
 
 
-@pytest.mark.parametrize('target', ['there', 'nowhere/a.zip', 'file/a.zip', ''])
+@pytest.mark.parametrize('target', ['there', 'there.zip', 'nowhere/a.zip', 'file/a.zip', 'file', ''])
 def test_submission_that_cannot_be_written_is_refused_at_once(run, tmp_path, capsys, target):
-    (tmp_path / 'there').mkdir()
+    for name in ('there', 'there.zip'):
+        (tmp_path / name).mkdir()
     (tmp_path / 'file').write_text('')
     error = error_of(capsys, run, '--submission', os.path.join(tmp_path, target))
     assert str(tmp_path / target) in error and 'cannot write' in error

@@ -104,11 +104,11 @@ def test_segnets_unpooling_is_the_same_in_onnx(data, tmp_path):
         assert opened.run(images)[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_graph_of_the_course_is_fed_with_float32():
+def test_the_dropout_of_the_course_is_left_out():
     with tf.Graph().as_default() as graph:
-        image = tf.placeholder(tf.float32, [None, None, None, 3], 'image_input')
+        image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
         keep_prob = tf.placeholder(tf.float32, name='keep_prob')
-        tf.nn.dropout(image / 50, rate=1 - keep_prob, name='scores')
+        tf.nn.dropout(tf.cast(image, tf.float32) / 50, rate=1 - keep_prob, name='scores')
         scores = graph.get_tensor_by_name('scores/SelectV2:0') if 'scores/SelectV2' in {
             op.name for op in graph.get_operations()} else graph.get_operations()[-1].outputs[0]
     graph_def = inference_graph(graph.as_graph_def(), scores.name)
@@ -125,8 +125,8 @@ def test_a_dilated_convolution_of_an_older_encoder_is_padded_by_hand():
     kernel = RNG.normal(size=(3, 5, 3, 2)).astype(np.float32)
     images = RNG.integers(0, 256, (2, 9, 11, 3), np.uint8)
     with tf.Graph().as_default() as graph, tf.Session() as sess:
-        image = tf.placeholder(tf.float32, [None, None, None, 3], 'image_input')
-        scores = tf.nn.conv2d(image, kernel / 999, 1, 'SAME', dilations=[2, 3])
+        image = tf.placeholder(tf.uint8, [None, None, None, 3], 'photographs')
+        scores = tf.nn.conv2d(tf.cast(image, tf.float32), kernel / 999, 1, 'SAME', dilations=[2, 3])
         expected = softmax(sess.run(scores, {image: images}), axis=-1)
     graph_def = inference_graph(graph.as_graph_def(), scores.name)
     conv = next(node for node in graph_def.node if node.op == 'Conv2D')

@@ -203,15 +203,6 @@ def test_a_damaged_description(run, tmp_path, change, message):
         roadseg.load(copy)
 
 
-def test_a_run_from_before_the_description_was_kept_is_of_kittis_road(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / 'copy')
-    content = json.loads((copy / 'options.json').read_text())
-    content['data'] = {'training': 241, 'validation': 48}
-    (copy / 'options.json').write_text(json.dumps(content))
-    with roadseg.load(copy) as opened:
-        assert opened.classes == ('not road', 'road') and opened.road == 1
-
-
 def test_a_run_without_checkpoints(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / 'copy')
     next((copy / 'checkpoints/step-000000').glob('model.data*')).write_bytes(b'x')

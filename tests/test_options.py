@@ -432,25 +432,6 @@ def test_options_of_a_later_version_are_a_warning(tmp_path, capsys):
     assert warning.startswith('warning: ') and "'mixup'" in warning and str(run) in warning
 
 
-def test_runs_of_the_first_version_mean_what_they_meant_then(tmp_path):
-    """FCN-8s on KITTI Road, or on the demo's scenes, as they were trained."""
-    then = {'demo': False, 'resume': None, 'data_dir': 'data', 'runs_dir': 'runs', 'split': 'val3',
-            'image_size': [160, 576], 'epochs': 12, 'batch_size': 1, 'learning_rate': 1e-4,
-            'schedule': 'cosine', 'warmup': 100, 'keep_prob': 0.5, 'weight_decay': 5e-5,
-            'clip_norm': 1.0, 'freeze_blocks': 2, 'average_decay': 0.99, 'flip': True,
-            'scale': 0.3, 'colour': 0.3, 'flip_test': False, 'precision': 'bfloat16', 'seed': 0,
-            'max_steps': None, 'own_data': False}
-    options = complete(then, tmp_path)
-    assert {**options, **then, 'image_size': (160, 576)} == options
-    assert (options['dataset'], options['model'], options['score_channels'],
-            options['decoder_rate'], options['test_scale'], options['encoder']) == (
-                'kitti', 'fcn8s', 0, 1.0, [1.0], None)
-    assert set(vars(parse_args([]))) <= set(options)
-    of_demo = complete({**then, 'demo': True, 'test_scale': 1.3}, tmp_path)
-    assert (of_demo['dataset'], of_demo['split'], of_demo['test_scale']) == (
-        'demo', 'held-out', [1.3])
-
-
 def test_what_is_complete_stays_as_it_is(tmp_path):
     saved = vars(parse_args(['--demo', '--test-scale', '1,1.5', '--classes', '7']))
     assert complete(saved, tmp_path) == saved

@@ -10,8 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from made_up_runs import (BROWSER, CURVES, IOU, KINDS, KITTI, STREET, Page, measure_in_browser,
-                          write_earlier_evaluation, write_evaluation, write_log, write_options,
-                          write_picture, write_street)
+                          write_evaluation, write_log, write_options, write_picture, write_street)
 from PIL import Image
 
 from roadseg.errors import InputError
@@ -53,9 +52,7 @@ def written(run):
 
 @pytest.mark.parametrize('data, chosen, expected', [
     (KITTI, {}, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'),
-    (None, {}, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'),
     (DRAWN, {'split': 'held-out'}, 'FCN-8s on drawn scenes, held-out: MaxF 93.00 % at best'),
-    (None, {'demo': True}, 'FCN-8s on drawn scenes, held-out: MaxF 93.00 % at best'),
     (DRAWN, {'split': 'kfold:5:0'}, 'FCN-8s on drawn scenes, kfold:5:0: MaxF 93.00 % at best'),
     (KITTI, {'split': 'none'}, 'FCN-8s on KITTI Road, nothing held out: MaxF 93.00 % at best'),
     (KITTI, {'model': 'segnet', 'encoder': 'data/resnet50'},
@@ -68,14 +65,6 @@ def test_title_says_what_was_trained_and_how_good_it_became(bare, data, chosen, 
 def test_the_title_stands_above_the_page_and_in_its_tab(bare):
     source, expected = written(bare).source, 'FCN-8s on KITTI Road, val3: MaxF 93.00 % at best'
     assert f'<title>{expected}</title>' in source and f'<h1>{expected}</h1>' in source
-
-
-def test_an_earlier_run_on_drawn_scenes_never_says_val3(bare):
-    write_options(bare, None, {'demo': True})
-    write_evaluation(bare, title='drawn scenes')
-    text = written(bare).text
-    assert 'val3' not in text.split('Options')[0]
-    assert 'on held-out, perspective view' in text
 
 
 def test_summary_says_what_was_run_and_how_good_it_is(full):
@@ -172,16 +161,6 @@ def test_scores_have_a_row_per_category_and_explain_themselves(full):
     assert len(titles) == 7 and sum('Lower' in title for title in titles) == 2
     assert "bird's-eye view" not in seen.text
     assert 'by class' not in seen.text and 'confusion' not in seen.source
-
-
-def test_an_earlier_evaluation_is_one_of_kitti_road(full):
-    write_options(full, None)
-    write_earlier_evaluation(full)
-    seen = written(full)
-    assert 'um 95.25 90.75' in seen.text
-    assert {'um', 'umm', 'uu'} < {button.get('data-group') for button in seen.all('button')}
-    assert 'rgb(0 255 0)' in seen.source        # of its pictures
-    assert 'evaluated' not in seen.text.split('Test photographs')[0]
 
 
 @pytest.mark.parametrize('frames', [47, [{'name': 'um_000001'}] * 47])
@@ -353,10 +332,9 @@ def test_hostile_text_stays_text(full):
 
 
 def test_options_and_log_are_enough(bare):
-    (bare / 'options.json').write_text('{}', encoding='utf-8')
     write_log(bare, epochs=1, validation=False)
     seen = written(bare)
-    assert '1 epoch · trained in 62 s' in seen.text
+    assert '1 of 3 epochs' in seen.text
     for absent in ('Scores', 'Validation photographs', 'Test photographs', 'evaluation.json'):
         assert absent not in seen.text
     assert 'scores.png' not in seen.source
@@ -379,36 +357,51 @@ def test_nothing_is_left_beside_the_page(full):
     ('options.json', '{"options": ', 'options.json is not JSON'),
     ('options.json', '[1]', 'holds a list, expected an object'),
     ('options.json', '{"options": 3}', '"options" should be'),
-    ('options.json', '{"data": {"title": 3}}', '"title" should be text such as "KITTI Road"'),
-    ('options.json', '{"data": {"classes": ["road"]}}', '"classes" should be'),
-    ('options.json', '{"data": {"palette": [[0, 0, 256], [0, 0, 0]]}}', '"palette" should be'),
-    ('options.json', '{"data": {"road": 2}}', '"road" should be the number of a class, 0 to 1'),
+    ('options.json', '{}', '"data" should be'),
+    ('options.json', '{"data": {}}', 'options.json lacks "title"'),
     ('log.csv', '', 'the first line lacks epoch, loss'),
     ('log.csv', 'epoch,loss\n1,0.5\n2,much\n', "log.csv, line 3: expected numbers"),
     ('log.csv', 'epoch,loss\n,0.5\n', 'line 2: expected numbers: no epoch'),
     ('log.csv', 'epoch,loss\n1e300,0.5\n', 'line 2: expected numbers: epoch 1e+300'),
     ('log.csv', 'epoch,loss\n1,' + '1' * 200_000, 'is not a table of text'),
-    ('evaluation.json', '{"scores": {"um": 95}}', '"scores" should be'),
     ('evaluation.json', '{"scores": {"um": {"MaxF": NaN}}}', 'NaN is no finite number'),
-    ('evaluation.json', '{"frames": [{"IoU": 95}]}', '"frames" should be'),
-    ('evaluation.json', '{"frames": 7}', '"frames" should be'),
-    ('evaluation.json', '{"bev": [1]}', '"bev" should be'),
-    ('evaluation.json', '{"columns": "MaxF"}', '"columns" should be'),
-    ('evaluation.json', '{"groups": {"um": 1}}', '"groups" should be'),
-    ('evaluation.json', '{"detail": {"confusion": [[1, 2], [3]]}}', '"detail" should be'),
-    ('evaluation.json', '{"detail": {"precision": [1.0], "recall": []}}', '"detail" should be'),
-    ('evaluation.json', '{"detail": {"precision": [1e308], "recall": [1]}}', '"detail" should be'),
-    ('evaluation.json', '{"interval": [1]}', '"interval" should be'),
-    ('evaluation.json', '{"interval": ["a", 2]}', '"interval" should be'),
+    ('evaluation.json', '{}', 'evaluation.json lacks "title"'),
 ])
 def test_a_bad_file_is_one_line_and_leaves_the_page_as_it_was(bare, file, content, complaint):
     (bare / file).unlink(missing_ok=True)
     if content is not None:
         (bare / file).write_text(content, encoding='utf-8')
+    complained(bare, complaint)
+
+
+@pytest.mark.parametrize('key, value, complaint', [
+    ('title', 3, '"title" should be text such as "KITTI Road"'),
+    ('classes', ['road'], '"classes" should be'),
+    ('palette', [[0, 0, 256], [0, 0, 0]], '"palette" should be'),
+    ('road', 2, '"road" should be the number of a class, 0 to 1')])
+def test_what_is_wrong_of_the_data_is_one_line(bare, key, value, complaint):
+    write_options(bare, {**KITTI, key: value})
+    complained(bare, 'options.json: ' + complaint)
+    write_options(bare)
+    write_evaluation(bare, **{key: value})
+    complained(bare, 'evaluation.json: ' + complaint)
+
+
+@pytest.mark.parametrize('key, value', [
+    ('scores', {'um': 95}), ('frames', [{'IoU': 95}]), ('frames', 7), ('bev', [1]),
+    ('columns', 'MaxF'), ('groups', {'um': 1}), ('detail', {'confusion': [[1, 2], [3]]}),
+    ('detail', {'precision': [1.0], 'recall': []}),
+    ('detail', {'precision': [1e308], 'recall': [1]}), ('interval', [1]), ('interval', ['a', 2])])
+def test_what_is_wrong_of_the_scores_is_one_line(bare, key, value):
+    write_evaluation(bare, **{key: value})
+    complained(bare, f'evaluation.json: "{key}" should be')
+
+
+def complained(run, complaint):
     with pytest.raises(InputError) as caught:
-        page.write_page(bare)
+        page.write_page(run)
     assert complaint in str(caught.value) and '\n' not in str(caught.value)
-    assert not (bare / 'index.html').exists()
+    assert not (run / 'index.html').exists()
 
 
 @pytest.mark.parametrize('seed', range(3))

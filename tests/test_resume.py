@@ -3,7 +3,6 @@
 Most runs are made in this process; those that are killed, in processes of their own.
 """
 import csv
-import json
 import os
 import random
 import re
@@ -286,27 +285,6 @@ def test_run_of_float16_goes_on_where_there_is_none_and_back_again(data, whole, 
     with_gpu()
     assert_like(run, whole)
     assert 'current_loss_scale' not in saved_by(whole)
-
-
-@pytest.mark.slow
-def test_old_run_goes_on(copy, whole):
-    """A run of a version that knew neither the newer options nor checksums."""
-    run = without_last_epoch(copy)
-    made = json.loads((run / 'options.json').read_text())
-    options = {name: made['options'][name] for name in (
-        'demo', 'data_dir', 'runs_dir', 'split', 'image_size', 'epochs', 'batch_size',
-        'learning_rate', 'decoder_rate', 'score_channels', 'schedule', 'warmup', 'keep_prob',
-        'weight_decay', 'clip_norm', 'freeze_blocks', 'average_decay', 'flip', 'scale', 'colour',
-        'precision', 'seed', 'max_steps', 'own_data')}
-    (run / 'options.json').write_text(json.dumps(
-        {'options': options, 'data': {'training': 21, 'validation': 3, 'testing': 3}}))
-    (run / 'photographs.json').unlink()
-    for path in checkpoints.saved(run):
-        progress = json.loads((path / 'progress.json').read_text())
-        (path / 'progress.json').write_text(json.dumps(
-            {name: progress[name] for name in ('epoch', 'step', 'epoch_steps', 'epoch_loss',
-                                               'seconds')}))
-    assert_like(run, whole)
 
 
 @pytest.mark.parametrize('spoil, message', [

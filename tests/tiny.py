@@ -46,7 +46,8 @@ def save_run(folder, num_classes=2, image_size=(32, 96), gains=(0, 20, -20, -99)
         write_json(folder / 'options.json', {
             'id': '12ab', 'options': options, 'data': {
                 'title': 'Brightness', 'classes': NAMES[:num_classes],
-                'palette': PALETTE[:num_classes], 'road': 1}})
+                'palette': PALETTE[:num_classes], 'road': 1,
+                'best': 'val_maxf'}})
         checkpoints.save(sess, saver, folder, Progress())
     return folder
 

@@ -1,8 +1,4 @@
-"""What the folder of a run holds, read and checked for its page.
-
-Runs from before there were several data sets say less of themselves; what they leave out is what
-KITTI Road's are.
-"""
+"""What the folder of a run holds, read and checked for its page."""
 import csv
 import math
 import os
@@ -16,17 +12,9 @@ from roadseg.files import check_file, describe_os_error, read_json
 from roadseg.images import DAMAGE
 
 REMEDY = 'name the folder of a run, as training writes it into runs/'
-DRAWN = 'drawn scenes'
-BEFORE = {'title': 'KITTI Road', 'classes': ['not road', 'road'],
-          'palette': [[255, 0, 0], [0, 255, 0]], 'road': 1, 'best': 'val_maxf'}
-BEFORE_SCORED = {
-    'columns': ['MaxF', 'AP', 'PRE', 'REC', 'FPR', 'FNR', 'IoU'],
-    'frame_columns': ['IoU', 'MaxF', 'FPR', 'FNR'], 'best': 'MaxF', 'pooled': 'URBAN',
-    'groups': {'um': 'urban, two-way road with lane markings',
-               'umm': 'urban, multi-lane road with lane markings',
-               'uu': 'urban, road without lane markings'},
-    'scores': {}, 'detail': {}, 'frames': [], 'bev': {}, 'test_scale': [1], 'interval': None,
-    'seen': 0}
+OF_DATA = ('title', 'classes', 'palette', 'road', 'best')
+OF_SCORING = (*OF_DATA, 'columns', 'frame_columns', 'pooled', 'groups', 'scores', 'detail',
+              'frames', 'test_scale', 'interval')
 
 
 class Run(NamedTuple):
@@ -34,20 +22,14 @@ class Run(NamedTuple):
     folder: Path
     options: dict       # all of options.json
     chosen: dict        # its 'options'; {} where it has none
-    data: dict          # its 'data', at least with the keys of `BEFORE`
+    data: dict          # its 'data', at least with the keys `OF_DATA`
     log: list           # rows of log.csv, dicts from column to float; [] before the first epoch
-    evaluation: dict    # evaluation.json, with the keys of `BEFORE_SCORED`; {} where it is none
+    evaluation: dict    # evaluation.json, at least with the keys `OF_SCORING`; {} where it is none
 
     @property
     def split(self):
         """Name of the photographs that were held out; '' if the options do not say."""
-        return self.named_split(self.chosen.get('split'))
-
-    def named_split(self, split):
-        """A split as it is shown: earlier runs on drawn scenes named theirs as KITTI's."""
-        if split is None:
-            return ''
-        return 'held-out' if split == 'val3' and self.data['title'] == DRAWN else str(split)
+        return str(self.chosen.get('split') or '')
 
     @property
     def best(self):
@@ -81,13 +63,11 @@ def read(folder):
     options = read_json(path)
     chosen = options.get('options', {})
     _check(path, 'options', isinstance(chosen, dict), '{"epochs": 10, ...}')
-    data = options.get('data', {})
+    data = options.get('data')
     _check(path, 'data', isinstance(data, dict), '{"title": "KITTI Road", ...}')
-    demo = chosen.get('demo') is True and 'title' not in data
-    data = {**BEFORE, **({'title': DRAWN} if demo else {}), **data}
-    _check_data(path, data)
+    _check_data(path, data, OF_DATA)
     return Run(folder, options, chosen, data, read_log(folder / 'log.csv'),
-               _read_evaluation(folder / 'evaluation.json', data))
+               _read_evaluation(folder / 'evaluation.json'))
 
 
 def read_log(path):
@@ -162,18 +142,12 @@ def is_number(value):
 
 # Checks ---------------------------------------------------------------------------------------
 
-def _read_evaluation(path, data):
+def _read_evaluation(path):
     """evaluation.json, checked as far as the page leans on it; {} where there is none."""
     if not path.exists():
         return {}
-    content = read_json(path)
-    # One that says nothing of its classes is about those of the run.
-    evaluation = {**BEFORE_SCORED, **{key: data[key] for key in ('title', 'classes', 'palette',
-                                                                 'road')}, **content}
-    evaluation['earlier'] = 'palette' not in content        # its pictures had other colours
-    if evaluation['earlier']:
-        evaluation['frames'] = _with_prefix_as_group(evaluation['frames'])
-    _check_data(path, evaluation)
+    evaluation = {'bev': {}, 'seen': 0, **read_json(path)}
+    _check_data(path, evaluation, OF_SCORING)
     for section in (evaluation, evaluation['bev'] or {}):
         _check(path, 'bev', isinstance(section, dict), '{"scores": {...}, ...}')
         scores = section.get('scores', {})
@@ -198,19 +172,15 @@ def _read_evaluation(path, data):
     return evaluation
 
 
-def _with_prefix_as_group(frames):
-    """Frames of an evaluation that names no groups: KITTI Road's names begin with theirs."""
-    if not isinstance(frames, list):
-        return frames       # for `_check` to complain
-    return [{'group': str(frame.get('name')).split('_')[0], **frame}
-            if isinstance(frame, dict) else frame for frame in frames]
-
-
-def _check_data(path, data):
-    """Checks what options.json and evaluation.json both say of a data set."""
+def _check_data(path, data, keys):
+    """Checks that the keys are there, and what options.json and evaluation.json both say."""
+    lacking = [key for key in keys if key not in data]
+    if lacking:
+        raise InputError(f'{path} lacks "{lacking[0]}"; take the file from a backup, or make it '
+                         'again')
     classes, palette, road = data['classes'], data['palette'], data['road']
-    for key in ('title', 'best'):
-        _check(path, key, isinstance(data[key], str), f'text such as "{BEFORE[key]}"')
+    for key, example in (('title', 'KITTI Road'), ('best', 'val_maxf')):
+        _check(path, key, isinstance(data[key], str), f'text such as "{example}"')
     _check(path, 'classes', _are_texts(classes) and len(classes) >= 2, '["not road", "road"]')
     _check(path, 'palette', isinstance(palette, list) and len(palette) == len(classes) and all(
         isinstance(colour, list) and len(colour) == 3

@@ -217,7 +217,7 @@ def _circumstances(run, separator):
     """Where scores come from: text such as 'on val3, perspective view, step-002892'."""
     evaluation = run.evaluation
     view, scales = evaluation.get('view'), evaluation['test_scale']
-    split, checkpoint = run.named_split(evaluation.get('split')), evaluation.get('checkpoint')
+    split, checkpoint = evaluation.get('split'), evaluation.get('checkpoint')
     scales = [f'{scale:g}' for scale in scales if contents.is_number(scale)] if isinstance(
         scales, list) else []
     parts = [f'on {split}' if split else '',
@@ -461,7 +461,7 @@ def _frames_section(run):
     rows = [_frame_row(frame, columns, pictures, _kinds(run)) for frame in frames]
     split = evaluation.get('split') or run.chosen.get('split')
     heading = ('Validation photographs' if split == run.chosen.get('split') else
-               f'Photographs of {run.named_split(split)}')
+               f'Photographs of {split}')
     note = '' if names else (
         '<p>The scoring did not come to its end: these are the pictures that were drawn. <code>'
         f'python -m roadseg.evaluate {escape(run.folder.resolve().name)}</code> scores the run.'
@@ -537,13 +537,7 @@ def _frame_row(frame, columns, pictures, kinds):
 def _legend(run):
     """What the colours of the validation pictures mean."""
     names, palette = _classes(run)
-    if run.evaluation.get('earlier'):
-        parts = [('truth', f'{_swatch((0, 255, 0))} road'),
-                 ('overlay', f'{_swatch((0, 255, 0))} road found</span><span>'
-                             f'{_swatch((255, 0, 0))} road missed</span><span>'
-                             f'{_swatch((0, 0, 255))} taken as road, and is none'),
-                 ('probability', 'the brighter, the surer')]
-    elif len(names) == 2:
+    if len(names) == 2:
         name, found = escape(names[1]), _swatch(FOUND)
         what = f'probability of {name}' if _is_of_road(run) else 'confidence'
         parts = [('truth', f'{found} {name}'),
@@ -554,8 +548,7 @@ def _legend(run):
     else:
         parts = [('truth and prediction', _swatches(names, palette)),
                  ('confidence', _colour_bar(run.evaluation))]
-    if not run.evaluation.get('earlier'):
-        parts.append(('darkened', '<i class="swatch dark"></i> not evaluated'))
+    parts.append(('darkened', '<i class="swatch dark"></i> not evaluated'))
     return '<div class="legend">' + ''.join(
         f'<span><b>{what}</b> <span>{colours}</span></span>' for what, colours in parts) + '</div>'
 

@@ -15,7 +15,7 @@ from roadseg.files import check_file, describe_os_error
 from roadseg.scoring import contents, figures
 from roadseg.scoring.page import (MEANINGS, NOTHING, epochs_done, link_to, measure, model, on,
                                   shown, write_document)
-from roadseg.training.options import ALWAYS, EARLIER, build_parser
+from roadseg.training.options import ALWAYS, build_parser
 from roadseg.training.run_folder import column, read_photographs
 
 # Options that a table need not show: the same in all its runs, or without effect on the result.
@@ -61,10 +61,10 @@ def write_runs_page(runs_dir):
     if not folders:
         raise InputError(f'{runs_dir} holds no run; name a run or a folder of runs, such as runs/')
     _check_ours(runs_dir / 'index.html')
-    tables, broken, count = {}, [], 0
+    tables, broken = {}, []
     # of runs that are older than an option
-    defaults = {**{name: value for name, value in vars(build_parser().parse_args([])).items()
-                   if name not in ALWAYS}, **EARLIER}
+    defaults = {name: value for name, value in vars(build_parser().parse_args([])).items()
+                if name not in ALWAYS}
     for folder in folders:
         try:
             run = contents.read(folder)
@@ -75,9 +75,8 @@ def write_runs_page(runs_dir):
             continue
         options = {**defaults, **run.chosen, 'device': run.options.get('device')}
         tables.setdefault(kind, []).append(_Entry(run, options))
-        count += 1
     heading = f'{HEADING}{runs_dir.resolve().name}'
-    sections = [f'<h1>{escape(heading)}</h1>', _summary(count, tables),
+    sections = [f'<h1>{escape(heading)}</h1>', _summary(tables),
                 *(_section(kind, sorted(tables[kind], key=lambda entry: entry.rank))
                   for kind in sorted(tables))]
     if broken:
@@ -112,7 +111,8 @@ def _kind(run):
             tuple(read_photographs(run.folder).get('validation', ())))
 
 
-def _summary(count, tables):
+def _summary(tables):
+    count = sum(map(len, tables.values()))
     plural = '' if count == 1 else 's'
     kinds = (f', in {len(tables)} tables: scores of different tables cannot be compared'
              if len(tables) > 1 else '')

@@ -75,8 +75,7 @@ def best_step(run):
     Raises:
         InputError: `options.json` or `log.csv` is damaged, or the checkpoints can't be listed.
     """
-    # MaxF in runs from before it was noted
-    column = str(read_run(run)['data'].get('best', 'val_maxf'))
+    column = str(read_run(run)['data'].get('best'))
     reached = max(map(step_of, saved(run)), default=-1)
     scored = [row for row in read_log(run) if int(row['step']) <= reached
               and row.get(column) and math.isfinite(float(row[column]))]
@@ -376,7 +375,6 @@ def restore(sess, saver, run, which='last'):
         with _naming_damage(path):
             progress = _read_progress(path, read_run(run).get('id'))
             _restore(sess, saver, path, progress)
-            _check_finite(sess, sess.run(FINITE + ':0'))
             return path, progress
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}; start a new run")
 
@@ -403,18 +401,8 @@ def load(sess, run, which='last'):
                 with literal(path) as folder, sess.graph.as_default():
                     saver = tf.train.import_meta_graph(str(folder / 'model.meta'))
             _restore(sess, saver, path, progress)
-            with sess.graph.as_default():       # the graph of an earlier version has no `FINITE`
-                finite = [tf.reduce_all(tf.math.is_finite(variable)) for variable in _floats()]
-            _check_finite(sess, sess.run(finite))
             return path
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
-
-
-def _check_finite(sess, finite):
-    """Raises _Damaged where a variable is not finite; earlier versions saved what had diverged."""
-    broken = _broken(sess, finite)
-    if broken:
-        raise _Damaged(f'{broken[0]} is not finite')
 
 
 @contextmanager
@@ -441,11 +429,11 @@ def _naming_damage(path):
 def _read_progress(path, run_id):
     """Reads and checks `progress.json` of a checkpoint, and the files it has checksums of.
 
-    Earlier versions noted neither the run nor checksums; what a later one adds is left aside.
+    What a later version adds is left aside.
 
     Args:
         path: of the checkpoint.
-        run_id: str, of the run; None where it has none.
+        run_id: str, of the run.
 
     Returns:
         `Progress`.
@@ -460,15 +448,13 @@ def _read_progress(path, run_id):
         content = read_json(path / 'progress.json')
     except (InputError, OSError) as error:
         raise _Damaged(error) from error
-    checksum = content.pop('checksum', None)
-    if checksum is not None or run_id is not None:
-        if checksum != _checksum(content):
-            raise _Damaged('progress.json is not as it was written')
-        if content['run'] != run_id:
-            raise _Damaged(f"it is of the run {content['run']}, and this one is {run_id}")
-        for name, sha256 in dict(content['files']).items():
-            if file_checksum(path / name) != sha256:
-                raise _Damaged(f'{name} is not as it was written')
+    if content.pop('checksum', None) != _checksum(content):
+        raise _Damaged('progress.json is not as it was written')
+    if content['run'] != run_id:
+        raise _Damaged(f"it is of the run {content['run']}, and this one is {run_id}")
+    for name, sha256 in dict(content['files']).items():
+        if file_checksum(path / name) != sha256:
+            raise _Damaged(f'{name} is not as it was written')
     values = {field.name: content[field.name] for field in fields(Progress)
               if field.name in content}
     for name, kinds in (('epoch', int), ('step', int), ('epoch_steps', int),

@@ -22,15 +22,11 @@ RECIPES = {
 }
 OF_MODEL = {(of, 'segnet'): {'class_weights': 'median'} for of in ('camvid', 'cityscapes')}
 DATA_DIRS = {'demo': 'data/demo'}       # 'data' for the others
-# Of runs from before an option was there: what it stood for then.
-EARLIER = {'dataset': 'kitti', 'model': 'fcn8s', 'encoder': None, 'classes': None,
-           'class_weights': 'none', 'score_channels': 0, 'decoder_rate': 1.0,
-           'save_minutes': 10.0, 'test_scale': [1.0], 'flip_test': False, 'own_data': False,
-           'train': 'all', 'validate_every': 1, 'xla': False}
-# Those that every run has had.
-ALWAYS = ('data_dir', 'split', 'image_size', 'epochs', 'batch_size', 'learning_rate', 'schedule',
-          'warmup', 'keep_prob', 'weight_decay', 'clip_norm', 'freeze_blocks', 'average_decay',
-          'flip', 'scale', 'colour', 'precision', 'seed')
+# Those that every run has had. Of one that is older than another, its default counts.
+ALWAYS = ('dataset', 'model', 'data_dir', 'split', 'image_size', 'epochs', 'batch_size',
+          'learning_rate', 'decoder_rate', 'schedule', 'warmup', 'keep_prob', 'weight_decay',
+          'clip_norm', 'freeze_blocks', 'average_decay', 'score_channels', 'flip', 'scale',
+          'colour', 'precision', 'seed', 'own_data')
 
 
 def build_parser():
@@ -297,7 +293,7 @@ def resumed_options(folder, given):
     What changes nothing of the result may have changed since: where things lie (--data-dir,
     --encoder, --unlabelled), --cache-gb and --save-minutes. A relative path that leads nowhere
     from here is taken as the run noted it, in full. An option that the run is too old to have gets
-    the value it stood for then.
+    its default.
 
     Raises:
         InputError: the folder is no run's, an option in `given` contradicts it, or a value in it
@@ -338,7 +334,7 @@ def complete(saved, folder):
         folder: of the run, for messages.
 
     Returns:
-        dict with a value of the right type for every option.
+        dict with a value of the right type for every option but 'resume'.
 
     Raises:
         InputError: a value is none that the option can have, or one is missing that every run
@@ -353,17 +349,13 @@ def complete(saved, folder):
                          'from a backup, or start a new run')
     if foreign:
         _warn_once(f"{folder}/options.json has '{foreign[0]}', which is no option of this version")
-    options = {**EARLIER, **saved}
-    if saved.get('demo') and 'dataset' not in saved:
-        options['dataset'] = 'demo'
+    options = dict(saved)
     for name, action in actions.items():
         if name != 'resume':
             options.setdefault(name, action.default)
             options[name] = _checked(action, options[name], folder)
     if not isinstance(options['own_data'], bool):
         raise _wrong(folder, 'own_data', options['own_data'])
-    if options['dataset'] == 'demo' and options['split'] == 'val3':
-        options['split'] = 'held-out'       # its name in earlier versions
     try:
         if options['split'] is not None:
             splits.check_split(options['split'], catalogue.DATASETS[options['dataset']].splits)

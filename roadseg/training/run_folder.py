@@ -163,7 +163,7 @@ def photograph_names(data_dir, training, validation):
 
 
 def read_photographs(run):
-    """Returns what `photographs.json` of a run holds; {} in runs from before it was written.
+    """Returns what `photographs.json` of a run holds; {} where it is missing.
 
     Raises:
         InputError: it is damaged.
@@ -179,7 +179,7 @@ def read_photographs(run):
     return content
 
 
-def trained_on(run, data_dir, pairs, otherwise=()):
+def trained_on(run, data_dir, pairs):
     """Which of some photographs a run was trained on.
 
     Those of published data sets are told by their names, wherever they lie. Folders of one's own
@@ -189,7 +189,6 @@ def trained_on(run, data_dir, pairs, otherwise=()):
         run: folder.
         data_dir: of the options now.
         pairs: list of (image, label) paths.
-        otherwise: names that count, where the run has not noted any.
 
     Returns:
         Sorted list of names, as `photograph_names` has them.
@@ -200,7 +199,7 @@ def trained_on(run, data_dir, pairs, otherwise=()):
     made = read_run(run)
     then, own = str(made['data'].get('folder')), made['options'].get('dataset') == 'folder'
     key = str if own else lambda name: Path(name).stem
-    noted = set(map(key, read_photographs(run).get('training', otherwise)))
+    noted = set(map(key, read_photographs(run).get('training', ())))
     names = photograph_names(data_dir, [], pairs)['validation']
     return sorted(name for name in names if key(name) in noted
                   and not (own and differ(Path(then, name), Path(data_dir, name))))
@@ -238,8 +237,7 @@ def checksum(folder):
 def check_same(run, data_dir, dataset, training, validation, encoder):
     """Checks that a run is about to go on with what it was started with.
 
-    What a run of an earlier version did not note is not compared. Other test photographs are a
-    warning, as nothing is learned from them.
+    Other test photographs are a warning, as nothing is learned from them.
 
     Args:
         run: folder; None for a new run, where there is nothing to compare.
@@ -257,13 +255,12 @@ def check_same(run, data_dir, dataset, training, validation, encoder):
     read_log(run)       # so that damage is found now, and not after the first epoch
     made, now = read_run(run), photograph_names(data_dir, training, validation)
     check_classes(run, dataset)
-    if then := read_photographs(run):
-        differences = [f'{use}: {difference}' for use, names in now.items()
-                       if (difference := _difference(then.get(use, []), names))]
-    else:
-        differences = [f'{use}: {len(names)}, there were {made["data"][use]}'
-                       for use, names in now.items()
-                       if made['data'].get(use, len(names)) != len(names)]
+    then = read_photographs(run)
+    if not then:
+        raise InputError(f'{run} has no photographs.json; take the file from a backup, or start a '
+                         'new run')
+    differences = [f'{use}: {difference}' for use, names in now.items()
+                   if (difference := _difference(then.get(use, []), names))]
     if differences:
         raise InputError(f'{run} was started with other photographs ({"; ".join(differences)}); '
                          'put the earlier ones back, name their folder with --data-dir, or start '
@@ -365,9 +362,14 @@ def column(measure):
 
 def class_columns(classes):
     """Columns of `log.csv` for each class's IoU; those that would be the same get numbers."""
-    names = [column(f'IoU {name}') for name in classes]
-    return [name if names.count(name) == 1 else f'{name}_{number}'
-            for number, name in enumerate(names)]
+    names, found = [column(f'IoU {name}') for name in classes], []
+    for number, name in enumerate(names):
+        if names.count(name) > 1:
+            name = f'{name}_{number}'
+            while name in names or name in found:
+                name += '_'
+        found.append(name)
+    return found
 
 
 def log_columns(measures):

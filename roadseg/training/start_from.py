@@ -148,7 +148,7 @@ def check_unseen(run, option, options, held_out):
     """
     for known in _lineage(Path(run)):
         check_untaught(run, known, option, held_out)
-        if read_options(known).get('dataset', 'kitti') != options.dataset:
+        if read_options(known).get('dataset') != options.dataset:
             continue
         if held_out and 'training' not in read_photographs(known):
             print(f'warning: {known} has not noted what it was trained on; nobody can tell '
