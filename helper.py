@@ -58,37 +58,67 @@ def gen_batch_function(data_folder, image_shape):
     return get_batches_fn
 
 
-def gen_test_output(sess, logits, keep_prob, image_pl, data_folder, image_shape, *, dataset=None,
-                    scales=(1,), flip=False):
-    """Paints what the network finds on each test photograph.
+def gen_test_output(sess, logits, keep_prob, image_pl, data_folder, image_shape):
+    """Paints the road that the network finds on each test photograph of KITTI Road.
 
     Args:
         sess: session; no operation is added to its graph.
-        logits: tensor [pixels, C].
+        logits: tensor [pixels, 2].
         keep_prob: placeholder of the dropout's keep probability, fed with 1.
         image_pl: placeholder [N, H, W, 3], RGB, 0-255.
-        data_folder: `data_road/testing`, holding `image_2/*.png`; not used with a `dataset`.
+        data_folder: `data_road/testing`, holding `image_2/*.png`.
         image_shape: (H, W) at which the network sees a photograph.
-        dataset: `Dataset` whose tests, measures and palette are used instead of KITTI's.
-        scales: factors of the size; the predictions at all of them are averaged.
-        flip: whether to average with the predictions for the mirrored photograph.
+
+    Returns:
+        Iterator, see `overlays`.
+
+    Raises:
+        InputError: there is no test photograph, or one is unreadable.
+    """
+    paths = kitti.visible(Path(data_folder) / 'image_2', '*.png')
+    if not paths:
+        raise InputError(f"no .png file in {Path(data_folder) / 'image_2'}")
+    network = Network(sess, logits, keep_prob, image_pl, image_shape)
+    return overlays(network, paths, kitti.road, kitti.PALETTE)
+
+
+def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_prob, input_image):
+    """Writes each test photograph of KITTI Road, the road in colour, at its original size.
+
+    Args:
+        runs_dir: a new folder `<date-time>` is made in it.
+        data_dir: holds `data_road/testing/image_2`.
+        sess, image_shape, logits, keep_prob, input_image: see `gen_test_output`.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        InputError: there is no test photograph, one is unreadable, or the disk is full.
+    """
+    pictures = gen_test_output(sess, logits, keep_prob, input_image,
+                               Path(data_dir) / 'data_road/testing', image_shape)
+    folder = new_folder(runs_dir)
+    write_overlays(folder, pictures)
+    return folder
+
+
+def overlays(network, paths, measures, palette):
+    """Paints what a network finds on photographs, in threads beside it.
+
+    Args:
+        network: `roadseg.inference.Network`.
+        paths: of the photographs.
+        measures, palette: those of a `Dataset`.
 
     Returns:
         Iterator of (file name, uint8 ndarray (H, W, 3), the photograph at its own size). Of two
         classes, the second is painted; of more, all of them are.
 
     Raises:
-        InputError: there is no test photograph, or one is unreadable.
+        InputError: a photograph is unreadable.
     """
-    if dataset is None:
-        paths = kitti.visible(Path(data_folder) / 'image_2', '*.png')
-        if not paths:
-            raise InputError(f"no .png file in {Path(data_folder) / 'image_2'}")
-        measures, palette = kitti.road, kitti.PALETTE
-    else:
-        paths, measures, palette = dataset.tests, dataset.measures, dataset.palette
     palette = (None, palette[1]) if len(palette) == 2 else palette
-    network = Network(sess, logits, keep_prob, image_pl, image_shape, scales, flip)
 
     def painted(path):
         photograph = read_image(path)
@@ -99,31 +129,17 @@ def gen_test_output(sess, logits, keep_prob, image_pl, data_folder, image_shape,
                           processors() + 1, ahead=processors())
 
 
-def save_inference_samples(runs_dir, data_dir, sess, image_shape, logits, keep_prob, input_image,
-                           *, output_dir=None, **options):
-    """Writes each test photograph, what the network found in colour, at its original size.
+def write_overlays(folder, pictures):
+    """Writes pictures into a folder, which is made where it is missing.
 
     Args:
-        runs_dir: a new folder `<date-time>` is made in it.
-        data_dir: holds `data_road/testing/image_2`.
-        sess, image_shape, logits, keep_prob, input_image: see `gen_test_output`.
-        output_dir: where to write instead of `runs_dir/<date-time>`.
-        options: `dataset`, `scales` and `flip`, see `gen_test_output`.
-
-    Returns:
-        Path of the folder.
+        folder: path.
+        pictures: iterator of (file name, uint8 ndarray (H, W, 3)), see `overlays`.
 
     Raises:
-        InputError: there is no test photograph, one is unreadable, or the disk is full.
+        InputError: as `overlays`, or the disk is full.
     """
-    pictures = gen_test_output(sess, logits, keep_prob, input_image,
-                               Path(data_dir) / 'data_road/testing', image_shape, **options)
-    folder = Path(output_dir or new_folder(runs_dir))
     make_folder(folder)
-
-    def write(named):
-        write_image(folder / named[0], named[1])
-
-    for _ in prepared_ahead(write, pictures, processors(), ahead=processors()):
+    for _ in prepared_ahead(lambda named: write_image(folder / named[0], named[1]), pictures,
+                            processors(), ahead=processors()):
         pass
-    return folder

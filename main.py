@@ -383,14 +383,14 @@ def run(options):
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
     team = workers.join()
-    (hardware, dataset, training, validation, encoder, class_weights,
-     scale_loss) = settle(options, team)
+    setting = settle(options, team)
+    hardware, dataset, training, validation, encoder, class_weights, scale_loss = setting
 
     with unlabelled.lesson(options, dataset, training) as lesson, \
             tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
         net = build(sess, encoder, len(dataset.classes), options, class_weights, team, scale_loss)
-        saver, shapes = checkpoints.make_saver(), preflight.layer_shapes(net.logits)
+        saver = checkpoints.make_saver()
         team.prepare()
         initialize_new(sess)
         graph.finalize()        # from here on, adding an operation is an error
@@ -402,7 +402,7 @@ def run(options):
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(
-            sess, net, shapes, options.batch_size * max(last_step - progress.step, 0),
+            sess, net, options.batch_size * max(last_step - progress.step, 0),
             trained_variables(options.freeze_blocks, options.train), options, team)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here,
                                                     0 if hardware.is_gpu else cost.at_most))
@@ -410,7 +410,7 @@ def run(options):
                                                    (team.index, team.count))
 
         # nothing happens before it is entered
-        keeping = start_run(options, hardware, dataset, training, validation, encoder, cost,
+        keeping = start_run(options, setting, cost,
                             lambda new: checkpoints.save(sess, saver, new, progress),
                             lesson, origin, team.count)
         with keeping if team.is_first else nullcontext(Path(options.runs_dir)) as folder:
@@ -442,10 +442,8 @@ def run(options):
             with averaged_weights(sess):
                 recorder.score_last()
                 if dataset.tests and team.is_first:
-                    helper.save_inference_samples(
-                        options.runs_dir, options.data_dir, sess, options.image_size, net.logits,
-                        net.keep_prob, net.input_image, output_dir=folder / 'overlays',
-                        dataset=dataset, scales=options.test_scale, flip=options.flip_test)
+                    helper.write_overlays(folder / 'overlays', helper.overlays(
+                        network, dataset.tests, dataset.measures, dataset.palette))
             recorder.finish()
         team.finish(sess)
     return folder

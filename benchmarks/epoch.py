@@ -168,7 +168,7 @@ def command(argv=None):
     watch.wrap_beside(checkpoints, '_write', WRITING)
     watch.wrap(score, 'score', 'scoring')
     watch.wrap(main.Recorder, 'write_page', 'pages')
-    watch.wrap(main.helper, 'save_inference_samples', 'overlays')
+    watch.wrap(main.helper, 'write_overlays', 'overlays')
     with tempfile.TemporaryDirectory() as folder:
         if args.draw:
             held_out = max(1, args.draw // 18)      # of each of three kinds

@@ -39,9 +39,8 @@ def measure(data_dir, image_size, batch_size, freeze_blocks, precision):
     with tf.Graph().as_default(), tf.Session(config=device.session_config(precision)) as sess:
         before = resident()
         net = main.build(sess, Path(data_dir) / 'vgg', 2, options)
-        shapes = preflight.layer_shapes(net.logits)
         main.initialize_new(sess)
-        cost = preflight.cost(sess, net.logits, shapes, net.input_image, image_size, batch_size,
+        cost = preflight.cost(sess, net.logits, net.input_image, image_size, batch_size,
                               main.trained_variables(freeze_blocks), precision,
                               {net.keep_prob: 1.0})
         feed = {net.input_image: np.zeros((batch_size, *image_size, 3), np.uint8),

@@ -108,35 +108,33 @@ def test_overlays_go_where_they_are_told(data, tmp_path):
         image, keep_prob, *outputs = main.load_vgg(sess, data / 'vgg')
         logits = tf.reshape(main.layers(*outputs, 2), [-1, 2])
         main.initialize_new(sess)
-        folder = helper.save_inference_samples(tmp_path, data, sess, (32, 64), logits, keep_prob,
-                                               image, output_dir=tmp_path / 'there/overlays')
-    assert folder == tmp_path / 'there/overlays' and len(list(folder.iterdir())) == 3
+        folder = tmp_path / 'there/overlays'
+        helper.write_overlays(folder, helper.gen_test_output(
+            sess, logits, keep_prob, image, data / 'data_road/testing', (32, 64)))
+    assert len(list(folder.iterdir())) == 3
 
 
-def test_overlays_into_a_file(data, tmp_path):
+def test_overlays_into_a_file(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='cannot write .*file'):
-        helper.save_inference_samples(tmp_path, data, None, (32, 64), None, None, None,
-                                      output_dir=tmp_path / 'file')
+        helper.write_overlays(tmp_path / 'file', iter([]))
 
 
 def test_overlays_of_many_classes_have_the_palettes_colours(tmp_path):
     """The lower class on the left, and one without a colour of its own in the middle."""
-    from types import SimpleNamespace
-
+    from roadseg.inference import Network
     from roadseg.scoring import classes
     path = tmp_path / 'street 1.jpg'
     Image.fromarray(np.full((40, 90, 3), 100, np.uint8)).save(path)
-    dataset = SimpleNamespace(tests=[path], measures=classes,
-                              palette=((200, 0, 0), (0, 0, 0), (0, 0, 200)))
     with tf.Graph().as_default(), tf.Session() as sess:
         image = tf.placeholder(tf.float32, [None, None, None, 3])
         number = 3 * tf.range(tf.shape(image)[2]) // tf.shape(image)[2]
         logits = tf.reshape(tf.broadcast_to(10 * tf.one_hot(number, 3),
                                             [1, tf.shape(image)[1], tf.shape(image)[2], 3]),
                             [-1, 3])
-        (name, painted), = helper.gen_test_output(
-            sess, logits, tf.placeholder(tf.float32, []), image, None, (20, 45), dataset=dataset)
+        network = Network(sess, logits, tf.placeholder(tf.float32, []), image, (20, 45))
+        (name, painted), = helper.overlays(network, [path], classes,
+                                           ((200, 0, 0), (0, 0, 0), (0, 0, 200)))
     assert name == 'street 1.png' and painted.shape == (40, 90, 3)
     for column, colour in ((10, (150, 50, 50)), (80, (50, 50, 150))):
         assert abs(painted[20, column].astype(int) - colour).max() < 10

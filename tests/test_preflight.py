@@ -42,12 +42,11 @@ def count(height, width):
 def estimate(image_shape, batch_size, precision='float32', trained=lambda name: True):
     with tf.Graph().as_default() as graph, tf.Session() as sess:
         image, logits = tiny_network()
-        shapes = preflight.layer_shapes(logits)
         sess.run(tf.global_variables_initializer())
         graph.finalize()
         variables = [variable for variable in tf.trainable_variables() if trained(variable.name)]
-        return preflight.cost(sess, logits, shapes, image, image_shape, batch_size, variables,
-                              precision, {})
+        return preflight.cost(sess, logits, image, image_shape, batch_size, variables, precision,
+                              {})
 
 
 @pytest.mark.parametrize('image_shape, tolerance', [((96, 96), 1e-6), ((64, 320), 1e-6),
@@ -87,10 +86,9 @@ def test_cost_of_the_whole_network(tiny_vgg):
         image, _, *outputs = main.load_vgg(sess, str(tiny_vgg))
         last = main.layers(*outputs, 2, output_size=tf.shape(image)[1:3])
         logits = tf.reshape(last, [-1, 2])
-        shapes = preflight.layer_shapes(logits)
         main.initialize_new(sess)
-        cost = preflight.cost(sess, logits, shapes, image, (80, 240), 2, tf.trainable_variables(),
-                              'float32', {})
+        cost = preflight.cost(sess, logits, image, (80, 240), 2, tf.trainable_variables(), 'float32',
+                              {})
         kernels = {variable.name: int(np.prod(variable.shape.as_list()))
                    for variable in tf.trainable_variables() if variable.shape.ndims == 4}
         parameters = sum(value.size for value in sess.run(tf.trainable_variables()))
@@ -109,12 +107,15 @@ def test_cost_of_the_whole_network(tiny_vgg):
 
 
 def test_the_layers_are_found_in_order():
-    with tf.Graph().as_default() as graph:
-        _, logits = tiny_network()
-        shapes = preflight.layer_shapes(logits)
-        found = [operation.type for operation, _ in shapes]
-        assert found == ['Conv2D', 'Relu', 'MaxPool', 'Conv2D', 'Conv2DBackpropInput']
-        assert all(tensor.graph is graph for _, tensor in shapes)
+    with tf.Graph().as_default() as graph, tf.Session() as sess:
+        image, logits = tiny_network()
+        sess.run(tf.global_variables_initializer())
+        graph.finalize()        # nothing is added to it
+        found = [(operation.type, shape)
+                 for operation, shape in preflight.layer_shapes(sess, logits, image, {})]
+        assert found == [('Conv2D', (1, 96, 96, 5)), ('Relu', (1, 96, 96, 5)),
+                         ('MaxPool', (1, 48, 48, 5)), ('Conv2D', (1, 48, 48, 2)),
+                         ('Conv2DBackpropInput', (1, 96, 96, 2))]
 
 
 @pytest.mark.parametrize('available', [3 * GIB, None])
@@ -202,10 +203,9 @@ def report(image_size, test_scale=(1.0,), logits=None, team=Workers()):
         if logits is not None:
             last = logits(image, last)
         net = SimpleNamespace(input_image=image, logits=last, keep_prob=tf.placeholder(tf.float32))
-        shapes = preflight.layer_shapes(last)
         sess.run(tf.global_variables_initializer())
         graph.finalize()
-        return preflight.report(sess, net, shapes, 10, tf.trainable_variables(), SimpleNamespace(
+        return preflight.report(sess, net, 10, tf.trainable_variables(), SimpleNamespace(
             image_size=image_size, batch_size=1, precision='float32', test_scale=test_scale), team)
 
 
@@ -234,10 +234,9 @@ def test_memory_to_predict_grows_with_the_square_of_the_scale():
     def memory(scale):
         with tf.Graph().as_default(), tf.Session() as sess:
             image, logits = tiny_network()
-            shapes = preflight.layer_shapes(logits)
             sess.run(tf.global_variables_initializer())
-            return preflight.cost(sess, logits, shapes, image, (96, 96), 1,
-                                  tf.trainable_variables(), 'float32', {}, scale).memory_to_predict
+            return preflight.cost(sess, logits, image, (96, 96), 1, tf.trainable_variables(),
+                                  'float32', {}, scale).memory_to_predict
 
     assert memory(4) - memory(2) == pytest.approx(3 * 4 * (memory(1) - memory(0)), rel=1e-6)
     assert memory(1) - memory(0) >= 4 * 96 * 96 * 5         # the largest layer, in bytes

@@ -290,9 +290,11 @@ class World:
         self.training, self.validation, self.tests = NAMES[:4], NAMES[4:], ['a', 'b']
         self.classes = ('not road', 'road')
         options = SimpleNamespace(resume=None, runs_dir=folder / 'runs', data_dir=self.data)
+        dataset, training, validation = self.found()
+        setting = SimpleNamespace(hardware=SimpleNamespace(name='CPU'), dataset=dataset,
+                                  training=training, validation=validation, encoder=self.encoder)
         with run_folder.start_run(
-                options, SimpleNamespace(name='CPU'), *self.found(), self.encoder,
-                SimpleNamespace(parameters=5, gflop_per_image=1.5),
+                options, setting, SimpleNamespace(parameters=5, gflop_per_image=1.5),
                 lambda new: (new / 'checkpoints').mkdir()) as self.run:
             if self.interrupt:
                 raise self.interrupt

@@ -1,4 +1,5 @@
 """What a training run will take, told before it starts: size, work, memory and time."""
+import math
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -36,25 +37,27 @@ class Cost(NamedTuple):
         return max(self.memory, self.memory_to_predict)
 
 
-def layer_shapes(fetch):
-    """Adds the operations that tell the run-time shapes of the layers behind `fetch`.
+def layer_shapes(sess, fetch, input_image, feed_dict):
+    """The layers behind a tensor that take work or memory, at a small size.
 
-    Call it before the graph is finalized.
+    Args:
+        sess: session; the variables have values.
+        fetch: tensor.
+        input_image: placeholder [N, H, W, 3].
+        feed_dict: what else to feed, the keep probability.
 
     Returns:
-        List of (operation, int32 tensor: shape of its output).
+        List of (operation, shape of its output for an image of `PROBE` by `PROBE`).
     """
-    return [(operation, tf.shape(operation.outputs[0])) for operation in layers(fetch)]
+    layers = [operation for operation in forward_operations(fetch)
+              if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
+    image = np.zeros((1, PROBE, PROBE, 3), input_image.dtype.as_numpy_dtype)
+    outputs = sess.run([layer.outputs[0] for layer in layers], {**feed_dict, input_image: image})
+    return [(layer, output.shape) for layer, output in zip(layers, outputs)]
 
 
-def layers(fetch):
-    """Returns the operations behind `fetch` that take work or memory."""
-    return [operation for operation in forward_operations(fetch)
-            if operation.type in KEPT_FOR_BACKWARD + CONVOLUTIONS]
-
-
-def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, precision,
-         feed_dict, test_scale=1.0):
+def cost(sess, logits, input_image, image_shape, batch_size, variables, precision, feed_dict,
+         test_scale=1.0):
     """Work and memory of a training step, from the layers' shapes at a small size.
 
     The backward pass needs the outputs of the layers from the first trained one on; before it,
@@ -63,7 +66,6 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     Args:
         sess: session; the variables have values.
         logits: tensor.
-        shapes: from `layer_shapes(logits)`.
         input_image: placeholder [N, H, W, 3].
         image_shape: (H, W) of the training.
         batch_size: N.
@@ -80,25 +82,23 @@ def cost(sess, logits, shapes, input_image, image_shape, batch_size, variables, 
     for operation in forward_operations(logits):
         if any(tensor.op in trained for tensor in operation.inputs):
             trained.add(operation)
-    sizes = sess.run([size for _, size in shapes],
-                     {**feed_dict, input_image: np.zeros((1, PROBE, PROBE, 3), np.float32)})
     work, carried_back, kept, largest = 0, 0, 0, 0
-    for (operation, _), size in zip(shapes, sizes):
+    for operation, size in layer_shapes(sess, logits, input_image, feed_dict):
         if operation.type in CONVOLUTIONS:
-            kernel = int(np.prod(operation.inputs[1].shape.as_list()))
-            meets = int(np.prod(size[:3]))     # dilation puts pixels into the batch
+            kernel = math.prod(operation.inputs[1].shape.as_list())
+            meets = math.prod(size[:3])     # dilation puts pixels into the batch
             if operation.type == 'Conv2DBackpropInput':     # each input pixel meets the kernel
-                meets //= int(np.prod(operation.get_attr('strides')))
+                meets //= math.prod(operation.get_attr('strides'))
             of_layer = 2 * meets * kernel
             work += of_layer
             carried_back += of_layer if operation in trained else 0
         elif operation in trained:
-            kept += int(np.prod(size))
-        largest = max(largest, int(np.prod(size)))
+            kept += math.prod(size)
+        largest = max(largest, math.prod(size))
     scale = image_shape[0] * image_shape[1] / PROBE ** 2
     width = 4 if precision == 'float32' else 2
     of_image = int(width * (kept + TRANSIENT * largest) * scale)
-    parameters = sum(int(np.prod(variable.shape.as_list())) for variable in variables)
+    parameters = sum(math.prod(variable.shape.as_list()) for variable in variables)
     # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
     fixed = 20 * parameters + WORKSPACE
     return Cost(parameters, work * scale / 1e9, fixed + batch_size * of_image, of_image,
@@ -181,11 +181,24 @@ def check(cost, batch_size, available):
     """
     if available is not None and cost.memory > available:
         raise InputError(f'out of memory: {memory_advice(cost, batch_size, available)}')
-    if available is not None and cost.memory_to_predict > available:
+    check_to_predict(cost.memory_to_predict, cost.test_scale, available)
+
+
+def check_to_predict(needed, test_scale, available):
+    """Refuses predictions that won't fit, at the largest test scale.
+
+    Args:
+        needed: bytes.
+        test_scale: for the message.
+        available: bytes, None for unknown.
+
+    Raises:
+        InputError: the memory will not do.
+    """
+    if available is not None and needed > available:
         raise InputError(
-            f'out of memory: about {cost.memory_to_predict / 2**30:.1f} GiB are needed to predict '
-            f'at --test-scale {cost.test_scale:g} and {available / 2**30:.1f} GiB are free; '
-            'choose a smaller one')
+            f'out of memory: about {needed / 2**30:.1f} GiB are needed to predict at --test-scale '
+            f'{test_scale:g} and {available / 2**30:.1f} GiB are free; choose a smaller one')
 
 
 def check_dilation(graph):
@@ -211,12 +224,11 @@ def check_prediction(network):
     Raises:
         InputError: the memory will not do.
     """
-    probe = np.zeros((1, PROBE, PROBE, 3), network.input_image.dtype.as_numpy_dtype)
-    outputs = network.sess.run([layer.outputs[0] for layer in layers(network.logits)],
-                               {network.input_image: probe, network.keep_prob: 1.0})
-    scale, largest = max(network.scales), max(output.size for output in outputs)
-    memory = WORKSPACE + to_predict(largest, network.image_shape, scale, 'float32')
-    check(Cost(0, 0.0, 0, 0, memory, scale), 0, available_memory(network.sess))
+    shapes = layer_shapes(network.sess, network.logits, network.input_image,
+                          {network.keep_prob: 1.0})
+    scale, largest = max(network.scales), max(math.prod(shape) for _, shape in shapes)
+    check_to_predict(WORKSPACE + to_predict(largest, network.image_shape, scale, 'float32'), scale,
+                     available_memory(network.sess))
 
 
 @contextmanager
@@ -257,13 +269,12 @@ def describe_epoch(row, epochs, max_steps):
             + (f', {duration(left)} to go' if left > 60 else ''))
 
 
-def report(sess, net, shapes, images, variables, options, team):
+def report(sess, net, images, variables, options, team):
     """Prints what a training run will take, and checks that the memory will do.
 
     Args:
         sess: session; the variables have values.
         net: `main.Training`.
-        shapes: from `layer_shapes(net.logits)`.
         images: how many this worker is still to train on.
         variables: those that are trained.
         options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
@@ -277,7 +288,7 @@ def report(sess, net, shapes, images, variables, options, team):
     """
     check_dilation(sess.graph)
     inference = {net.keep_prob: 1.0}
-    estimate = cost(sess, net.logits, shapes, net.input_image, options.image_size,
+    estimate = cost(sess, net.logits, net.input_image, options.image_size,
                     options.batch_size, variables, options.precision, inference,
                     max(options.test_scale))
     available = available_memory(sess, team.count_here)

@@ -431,18 +431,14 @@ def locked(run):
 
 
 @contextmanager
-def start_run(options, device, dataset, training, validation, encoder, cost, save, lesson=None,
-              start_from=None, workers=1):
+def start_run(options, setting, cost, save, lesson=None, start_from=None, workers=1):
     """Opens the folder of a run, a new one with its `options.json`, or that of --resume.
 
     A new folder appears with its first checkpoint, so that there is none that can't be resumed.
 
     Args:
         options: namespace.
-        device: `device.Device`.
-        dataset: `Dataset`.
-        training, validation: lists of (image, label) paths.
-        encoder: path of the frozen graph.
+        setting: `setting.Setting`.
         cost: `preflight.Cost`.
         save: function of a run's folder that writes a checkpoint into it.
         lesson: `unlabelled.Lesson`, whose pseudo-labels are kept in the folder.
@@ -456,9 +452,11 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
         InputError: it cannot be made.
         KeyboardInterrupt: as it comes from within, with a message that says how to go on.
     """
+    dataset, training, validation = setting.dataset, setting.training, setting.validation
+
     def fill(folder):
         write_json(folder / 'options.json', {
-            'id': secrets.token_hex(8), 'options': vars(options), 'device': device.name,
+            'id': secrets.token_hex(8), 'options': vars(options), 'device': setting.hardware.name,
             'workers': workers,
             **describe_software(),
             'data': {'title': dataset.title, 'folder': os.path.abspath(options.data_dir),
@@ -470,7 +468,8 @@ def start_run(options, device, dataset, training, validation, encoder, cost, sav
             **({'start_from': start_from} if start_from else {}),
             'model': {'parameters': cost.parameters,
                       'gflop_per_image': round(cost.gflop_per_image, 2),
-                      'encoder': os.path.abspath(encoder), 'encoder_sha256': checksum(encoder)}})
+                      'encoder': os.path.abspath(setting.encoder),
+                      'encoder_sha256': checksum(setting.encoder)}})
         write_json(folder / 'photographs.json',
                    photograph_names(options.data_dir, training, validation))
         if lesson is not None:
