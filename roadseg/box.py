@@ -41,7 +41,7 @@ RECIPE = ['--batch-size', '4', '--learning-rate', '6e-4', '--decoder-rate', '2',
 
 
 def windows(image, classes, shape, count):
-    """Cuts `count` windows of `shape` out of a photograph, spread over its longer surplus.
+    """Cuts `count` windows of `shape` out of a photograph, from its upper left to its lower right.
 
     Args:
         image: uint8 ndarray (H, W, 3).

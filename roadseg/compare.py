@@ -283,7 +283,7 @@ def processor():
 
 
 def table(result):
-    """The comparison as a table in Markdown."""
+    """The comparison in Markdown: a line that says of what, and a table."""
     first = result['rows'][0]
     lines = [['format', 'precision', 'runs on', 'file', result['measure'], 'ms', 'speed',
               'peak memory']]
@@ -296,6 +296,10 @@ def table(result):
         lines.append([row['format'], row['precision'], row['runtime'], human_size(row['bytes']),
                       score, *measured])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if number < 3 else cell.rjust(width)
-        for number, (cell, width) in enumerate(zip(line, widths))) + ' |' for line in lines)
+    height, width = result['image_size']
+    return (f"{result['hardware']}, {height}x{width}, batch 1, median of {result['rounds']}; "
+            f"{result['measure']} on {result['photographs']} photographs {result['which']}\n\n"
+            + ''.join('| ' + ' | '.join(
+                cell.ljust(width) if number < 3 else cell.rjust(width)
+                for number, (cell, width) in enumerate(zip(line, widths))) + ' |\n'
+                      for line in lines))

@@ -383,12 +383,12 @@ def existing(folder, checkpoint):
         return None
     _, about = runtimes.read_metadata(folder)
     check = about.get('check')
-    numbers = [about.get('bytes')]
-    if isinstance(check, dict):
-        numbers += [check.get(name) for name in ('photographs', 'largest_difference', 'agreement')]
-        numbers += [check.get(name, '') for name in ('before', 'after')
-                    if check.get(name, '') is not None]
-    whole = len(numbers) > 3 and all(type(found) in (int, float) for found in numbers)
+    whole = isinstance(check, dict) and all(
+        type(found) in kinds for kinds, found in (
+            ((int,), about.get('bytes')),
+            *(((int, float), check.get(name))
+              for name in ('photographs', 'largest_difference', 'agreement')),
+            *(((int, float, type(None)), check.get(name, '')) for name in ('before', 'after'))))
     if about.get('checkpoint_sha256') != checksum(checkpoint) or not whole:
         raise InputError(f"{folder} is of the checkpoint {about.get('checkpoint')}, or of another "
                          f'run, and this is {checkpoint.name}; move it away to have it made anew')
@@ -431,11 +431,8 @@ def main(argv=None):
             result = compare(args.run, args.checkpoint, opened, photographs,
                              export_all(args.run, opened, photographs))
             write_json(args.run / 'compare.json', result)
-            text = (f"{result['hardware']}, {result['image_size'][0]}x{result['image_size'][1]}, "
-                    f"batch 1, median of {result['rounds']}; {result['measure']} on "
-                    f"{result['photographs']} photographs {result['which']}\n\n{table(result)}\n")
-            write_whole(args.run / 'compare.md', text)
-            print(text, end='')
+            write_whole(args.run / 'compare.md', table(result))
+            print(table(result), end='')
             return 1 if any(row['runtime'] == LEFT_OUT for row in result['rows']) else 0
         about, problems = export(opened, photographs, args.run, args.format, args.quantize, out)
     print(describe(about['check']))

@@ -255,6 +255,8 @@ def make_folder(folder, parents=True):
 def check_free(out):
     """Checks, before the work of minutes, that a folder can be made.
 
+    What was left of it by processes that were killed is deleted.
+
     Args:
         out: path.
 

@@ -88,17 +88,14 @@ def precision_recall(precision, recall, best=None):
             axes, png):
         pairs = [pair for pair in zip(recall, precision) if any(pair)]  # 0, 0: nothing is taken
         axes.plot(*zip(*pairs), color=BLUE, linewidth=1.8)
-        half = count // 2
-        for index, label, colour, marker in ((half, 'probability 0.5', PURPLE, 's'),
-                                             (best, 'best: probability', VERMILLION, 'o')):
-            if index is not None and 0 <= index < count:
-                label += f' {index / count:.2f}' if index == best and marker == 'o' else ''
-                axes.plot(recall[index], precision[index], color=colour, marker=marker,
-                          markersize=8, linestyle='', label=label)
-        mark = best if best is not None and 0 <= best < count else half
-        worst = min(recall[mark], precision[mark])
-        low = max(0, 10 * math.floor((2 * worst - 100) / 10 - 1))
-        low = min(low, 90)
+        marks = [(count // 2, 'probability 0.5', PURPLE, 's')]
+        if best is not None and 0 <= best < count:
+            marks.append((best, f'best: probability {best / count:.2f}', VERMILLION, 'o'))
+        for index, label, colour, marker in marks:
+            axes.plot(recall[index], precision[index], color=colour, marker=marker, markersize=8,
+                      linestyle='', label=label)
+        worst = min(recall[index], precision[index])
+        low = min(90, max(0, 10 * math.floor((2 * worst - 100) / 10 - 1)))
         axes.set_xlim(low, 100 + (100 - low) / 50)
         axes.set_ylim(low, 100 + (100 - low) / 50)
     return png.getvalue()

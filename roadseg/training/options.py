@@ -313,9 +313,8 @@ def resumed_options(folder, given):
     for name, kind in (('data_dir', str), ('encoder', Path), ('unlabelled', Path)):
         then, now = noted.get(name), saved[name]
         if now or name == 'encoder':        # None: where this data set's lies
-            moved = (now and not holds(name, now)
-                     or not now and not os.path.exists(Path(saved['data_dir'], 'vgg')))
-            moved = moved and isinstance(then, str) and holds(name, then)
+            lost = not holds(name, now or Path(saved['data_dir'], 'vgg'))
+            moved = lost and isinstance(then, str) and holds(name, then)
             free[name] = given.get(name, kind(then) if moved else now)
     contradicting = [
         f"--{name.replace('_', '-')} is {typed(value)}, was {typed(saved.get(name))}"

@@ -147,7 +147,8 @@ def check_unseen(run, option, options, held_out):
         InputError: it has, or a file of the run is damaged.
     """
     for known in _lineage(Path(run)):
-        check_untaught(run, known, option, held_out)
+        subject = run if known == Path(run) else f'{run} has learned from {known}, which'
+        check_untaught(subject, known, option, held_out)
         if read_options(known).get('dataset') != options.dataset:
             continue
         if held_out and 'training' not in read_photographs(known):
@@ -155,7 +156,6 @@ def check_unseen(run, option, options, held_out):
                   'whether it has seen photographs which are held out now', file=sys.stderr)
         seen = trained_on(known, options.data_dir, held_out)
         if seen:
-            subject = run if known == Path(run) else f'{run} has learned from {known}, which'
             raise InputError(
                 f'{option}: {subject} was trained on {len(seen)} of the {len(held_out)} '
                 f'photographs that are held out now, the first being {seen[0]}; name a run with '
@@ -163,24 +163,21 @@ def check_unseen(run, option, options, held_out):
                 'hold nothing out with --split none')
 
 
-def check_untaught(run, known, option, held_out):
+def check_untaught(subject, run, option, held_out):
     """Refuses a run that has learned from photographs without labels which are held out now.
 
     Args:
-        run: folder, as it was named.
-        known: folder of that run, or of one that it has learned from.
+        subject: who has, for the message.
+        run: folder.
         option, held_out: as for `check_unseen`.
 
     Raises:
         InputError: it has, by the files' contents, or its notes are no JSON object.
     """
-    notes = read_json(known / NOTES) if (known / NOTES).exists() else {}
-    entries = notes.get('photographs') if isinstance(notes.get('photographs'), list) else []
-    taught = {entry['sha256'] for entry in entries
-              if isinstance(entry, dict) and isinstance(entry.get('sha256'), str)}
+    taught = {entry['sha256'] for entry in _noted(run, 'photographs')
+              if isinstance(entry.get('sha256'), str)}
     seen = [image for image, _ in held_out if taught and sha256(image) in taught]
     if seen:
-        subject = run if known == Path(run) else f'{run} has learned from {known}, which'
         raise InputError(f"{option}: {subject} has learned, by a teacher's labels, from "
                          f'{len(seen)} of the {len(held_out)} photographs that are held out now, '
                          f'the first being {seen[0]}; name another run, or hold nothing out with '
@@ -217,9 +214,12 @@ def _lineage(run):
 
 def _learned_from(run):
     """The runs that a run notes to have started from, or to have been taught by: list of paths."""
-    origins = [read_run(run).get('start_from')]
-    if (run / NOTES).exists():
-        teachers = read_json(run / NOTES).get('teachers')
-        origins += teachers if isinstance(teachers, list) else []
-    return [Path(origin['run']) for origin in origins
-            if isinstance(origin, dict) and isinstance(origin.get('run'), str)]
+    start = read_run(run).get('start_from')
+    origins = [start if isinstance(start, dict) else {}, *_noted(run, 'teachers')]
+    return [Path(origin['run']) for origin in origins if isinstance(origin.get('run'), str)]
+
+
+def _noted(run, key):
+    """The objects in a list of a run's `NOTES`: list of dicts."""
+    found = read_json(run / NOTES).get(key) if (run / NOTES).exists() else None
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
