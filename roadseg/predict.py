@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from roadseg import runtimes, video
 from roadseg.commands import Parser, named_folder, number, one_line, run_command
+from roadseg.datasets import labels
 from roadseg.errors import InputError
 from roadseg.files import check_file, delete, make_folder, write_json, write_whole
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
@@ -52,8 +53,7 @@ PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '
             '.gif')
 SUMMARY, LEGEND = 'predictions.json', 'legend.png'
 THREADS = max(2, min(8, processors()))      # that read and write; each has a picture in memory
-UNREAD = ('.heic', '.heif', '.avif', '.dng', '.jfif', '.mkv', '.webm', '.m4v', '.mts', '.3gp',
-          '.wmv')               # what telephones and cameras write, and is not read here
+UNREAD = (*(set(labels.UNREAD) - set(PICTURES)), '.mkv', '.webm', '.m4v', '.mts', '.3gp', '.wmv')
 QUALITY = 90                # of JPEG overlays
 
 
@@ -140,10 +140,7 @@ def _walk(folder):
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith('.')]
         paths += [Path(parent) / name for name in names if not name.startswith('.')]
-    foreign = sorted(path for path in paths if path.suffix.lower() in UNREAD)
-    if foreign:
-        print(f'warning: {len(foreign)} files in {one_line(folder)} are of a kind that is not '
-              f'read, such as {one_line(foreign[0].name)}; convert them', file=sys.stderr)
+    labels.warn_of_unread([path.name for path in paths if path.suffix.lower() in UNREAD], folder)
     return sorted(filter(_is_known, paths))
 
 

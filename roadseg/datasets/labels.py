@@ -51,10 +51,15 @@ def pictures(folder, endings=('.png',), suffix=''):
             raise InputError(f'{folder} holds both {found[name].name} and {path.name}; which one '
                              'is meant? Move the other away')
         found[name] = path
-    if unread:
-        print(f'warning: {len(unread)} files in {folder} are of a kind that is not read, such as '
-              f'{shown(unread[0])}; convert them', file=sys.stderr)
+    warn_of_unread(unread, folder)
     return found
+
+
+def warn_of_unread(names, folder):
+    """Says that so many files of a folder are of a kind that is not read; of none, nothing."""
+    if names:
+        print(f'warning: {len(names)} files in {shown(str(folder))} are of a kind that is not '
+              f'read, such as {shown(min(names))}; convert them', file=sys.stderr)
 
 
 def pair(images, labels, image_folder, label_folder, suffixes=('', '')):
