@@ -44,11 +44,15 @@ def free_addresses(count):
 
 
 def environment_of(addresses, index):
-    """Returns the environment of a worker: this process's, TF_CONFIG, and one of several GPUs."""
+    """Returns the environment of a worker: this process's, TF_CONFIG, and a GPU of its own.
+
+    Where there are fewer GPUs than workers, they use the CPU: NCCL takes no two on one GPU.
+    """
     task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
     found = gpus()
-    own = {'CUDA_VISIBLE_DEVICES': found[index % len(found)]} if len(found) > 1 else {}
-    return {**os.environ, **own, 'TF_CONFIG': json.dumps(task)}
+    own = found[index] if len(found) >= len(addresses) else '-1'
+    return {**os.environ, **({'CUDA_VISIBLE_DEVICES': own} if found else {}),
+            'TF_CONFIG': json.dumps(task)}
 
 
 def launch(count, options):
@@ -137,6 +141,9 @@ def main(argv=None):
     options = parse_args(args.options)      # a mistake is said once, not by every worker
     if args.workers > 1:
         check_alone(options)
+    if 0 < len(gpus()) < args.workers:
+        print(f'warning: {args.workers} workers for {len(gpus())} GPU(s): all of them use the CPU; '
+              'start no more workers than there are GPUs', file=sys.stderr)
     return launch(args.workers, args.options)
 
 

@@ -9,7 +9,7 @@ from roadseg.errors import InputError
 _REASONS = {'No space left on device': errno.ENOSPC, 'Disk quota exceeded': errno.EDQUOT,
             'Permission denied': errno.EACCES, 'Read-only file system': errno.EROFS,
             'File too large': errno.EFBIG, 'Input/output error': errno.EIO}
-_OF_GPU = re.compile(r'\bDNN\b|[Cc][Uu](DNN|BLAS)|CUDA|cuLaunchKernel')
+_OF_GPU = re.compile(r'\bDNN\b|[Cc][Uu](DNN|BLAS)|CUDA|cuLaunchKernel|NCCL|\bnccl')
 
 
 def explain_gpu(error):

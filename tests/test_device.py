@@ -81,11 +81,6 @@ def test_a_driver_without_a_gpu_for_tensorflow_says_what_to_install(monkeypatch)
     assert 'requirements-gpu.txt' not in device.describe(cpu)
 
 
-def test_several_workers_with_gpus_are_told_what_their_gradients_cost():
-    gpu = device.Device('H200', True, 'float32', False)
-    assert 'warning' in device.describe(gpu, 2) and 'warning' not in device.describe(gpu)
-
-
 def test_a_servers_memory_grows_as_a_sessions_does(monkeypatch):
     """Else the first of two workers on a GPU takes all of it."""
     team, configs = workers.Workers(launch.free_addresses(2), 0), []
@@ -96,6 +91,7 @@ def test_a_servers_memory_grows_as_a_sessions_does(monkeypatch):
     team.start()
     team._watching.clear()
     assert configs[0].gpu_options.allow_growth and configs[0].device_filters
+    assert configs[0].experimental.collective_nccl
 
 
 AMPERE, PASCAL = (8, 6), (6, 1)
@@ -172,6 +168,7 @@ def test_a_gpu_that_others_have_is_a_line(monkeypatch, error):
 @pytest.mark.parametrize('kind, text', [
     (tf.errors.FailedPreconditionError, 'DNN library initialization failed. Look at the errors'),
     (tf.errors.InvalidArgumentError, 'No DNN in stream executor'),
+    (tf.errors.InternalError, 'Error invoking NCCL: invalid usage'),
     (tf.errors.InternalError, "'cuLaunchKernel(function)' failed with 'CUDA_ERROR_INVALID_HANDLE'")])
 def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, tmp_path, capsys,
                                                                    monkeypatch):
@@ -190,8 +187,9 @@ def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, t
     assert 'is damaged' in capsys.readouterr().err
 
 
-def test_several_gpus_are_shared_out(monkeypatch):
-    for found, expected in ((['0', '1'], ['0', '1', '0']), (['3'], [None] * 3), ([], [None] * 3)):
+def test_each_worker_gets_a_gpu_of_its_own_or_none(monkeypatch):
+    for found, expected in ((['0', '1', '3'], ['0', '1', '3']), (['0', '1'], ['-1'] * 3),
+                            ([], [None] * 3)):
         monkeypatch.setattr(launch, 'gpus', lambda found=found: found)
         monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         environments = [launch.environment_of(['a:1', 'a:2', 'a:3'], index) for index in range(3)]

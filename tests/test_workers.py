@@ -78,6 +78,53 @@ def test_workers_of_a_machine_know_how_many_they_are():
     assert team.count_here == 3 and workers.Workers().count_here == 1
 
 
+@pytest.mark.parametrize('addresses, own, same', [
+    (['a:1', 'a:2', 'b:1'], ['0', '1', '0'], None),
+    (['a:1', 'b:1', 'a:2'], ['0', '0', '0'], r'worker 2 \(a:2\) uses the same GPU as worker 0'),
+    (['a:1', 'a:2'], ['GPU-8a', 'GPU-8a'], 'worker 1 .a:2. uses the same GPU')])
+def test_two_workers_on_one_gpu_are_refused(monkeypatch, addresses, own, same):
+    """By all of them, before NCCL would fail."""
+    asked = []
+    for index, gpu in enumerate(own):       # first each says what it has
+        team = workers.Workers(addresses, index)
+        monkeypatch.setattr(workers.driver, 'gpus', lambda gpu=gpu: [gpu, '7'])
+        monkeypatch.setattr(team, 'exchange', lambda _, numbers: asked.append(numbers)
+                            or np.arange(len(numbers)))
+        team.check_own_gpu(None)
+    monkeypatch.setattr(team, 'exchange', lambda _, numbers: np.sum(asked, axis=0))
+    with pytest.raises(InputError, match=same) if same else contextlib.nullcontext():
+        team.check_own_gpu(None)
+
+
+def test_the_sums_of_a_step_have_an_order(tmp_path):
+    """NCCL hangs where two workers ask for two sums in different orders."""
+    script = tmp_path / 'worker.py'
+    script.write_text(f"""import json, os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from roadseg.training import device, workers
+import tensorflow.compat.v1 as tf
+team = workers.join()
+with tf.Graph().as_default():
+    given = tf.placeholder(tf.float32, [3])
+    sums = team.sum([given]) + team.sum([2 * given])
+    team.start()
+    noted = tf.RunMetadata()
+    with team.session(device.session_config()) as sess:
+        found = sess.run(sums, {{given: [1, 2, 5]}}, run_metadata=noted,
+                         options=tf.RunOptions(output_partition_graphs=True))
+        waits = [list(node.attr['wait_for'].list.i) for graph in noted.partition_graphs
+                 for node in graph.node if node.op == 'CollectiveReduce']
+    team.part()
+print(json.dumps([[list(map(float, value)) for value in found], sorted(waits)]))
+""")
+    addresses = launch.free_addresses(2)
+    both = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, **config(addresses, index)}) for index in (0, 1)]
+    for worker in both:
+        assert json.loads(worker.communicate(timeout=100)[0]) == [
+            [[2, 4, 10], [4, 8, 20]], [[], [2]]]
+
+
 def test_addresses_of_ipv6_answer():
     with socket.socket(socket.AF_INET6) as other:
         try:

@@ -92,13 +92,10 @@ def _latest_compiled():
     return max((int(name[3:-1]) for name in names if name.startswith('sm_')), default=99)
 
 
-def describe(device, workers=1):
-    """Returns what a run says of its `Device` at the start, as one of `workers`: a line or two."""
+def describe(device):
+    """Returns what a run says of its `Device` at the start: a line or two."""
     if device.is_gpu:
-        slow = ("\nwarning: the workers' gradients travel through the hosts' memory, by gRPC, "
-                'which may take longer than a step; benchmarks/allreduce.py measures it'
-                if workers > 1 else '')
-        return f'device: {device.name}{slow}'
+        return f'device: {device.name}'
     if offers_gpu():
         remedy = ('TensorFlow uses no GPU on Windows; run it in WSL2' if sys.platform == 'win32'
                   else 'pip install -r requirements-gpu.txt, or see the reason with '

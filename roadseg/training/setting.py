@@ -42,7 +42,7 @@ def settle(options, team):
         check_alone(options)
     team.start()
     hardware = device.find(options.precision, options.xla)
-    print(device.describe(hardware, team.count), flush=True)
+    print(device.describe(hardware), flush=True)
     # A run of float16 keeps its loss scale where it goes on without: its checkpoints hold it.
     scale_loss = 'float16' in (hardware.precision, options.precision if options.resume else '')
     with team.in_turn(options.data_dir):

@@ -9,6 +9,7 @@ The gradients of a step are added up by TensorFlow's collective operations, the 
 the run folder. Source of synchronous training by all-reduce: Goyal et al., "Accurate, Large
 Minibatch SGD", 2017.
 """
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from filelock import FileLock
 
+from roadseg import driver
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.training.device import naming_gpu, open_session, session_config
@@ -141,9 +143,14 @@ class Workers:
         return open_session(self.configure(config), self.target)
 
     def configure(self, config):
-        """Returns a session's configuration, with what collective operations need."""
+        """Returns a session's configuration, with what collective operations need.
+
+        Between GPUs, NCCL adds up, by NVLink, PCIe or InfiniBand; it hangs unless all workers ask
+        for the sums in the same order, which TensorFlow then sees to. CPUs take gRPC.
+        """
         if self.count > 1:
             config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
+            config.experimental.collective_nccl = True
             config.device_filters.append(f'/job:worker/task:{self.index}')
         return config
 
@@ -392,6 +399,8 @@ class Workers:
             raise
         gpus = [device for device in sess.list_devices() if device.device_type == 'GPU']
         self.check_same(sess, 'the kind of device', 'a GPU' if gpus else 'a CPU')
+        if gpus:
+            self.check_own_gpu(sess)
         self.check_same(sess, 'classes', ', '.join(dataset.classes))
         self.check_same(sess, 'photographs, their names or sizes', ' '.join(
             f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled))
@@ -401,6 +410,17 @@ class Workers:
         for name, value in zip(names, self.of_first(
                 sess, [getattr(progress, name) for name in names])):
             setattr(progress, name, type(getattr(progress, name))(value))
+
+    def check_own_gpu(self, sess):
+        """Raises InputError where two workers of a machine use one GPU, which NCCL cannot."""
+        host, mine = self.addresses[self.index].rpartition(':')[0], driver.gpus()[:1]
+        number = float(zlib.crc32(f'{host} {mine}'.encode()))
+        used = self.exchange(sess, [number * (index == self.index) for index in range(self.count)])
+        for first, second in itertools.combinations(range(self.count), 2):
+            if used[first] == used[second]:
+                raise InputError(f'{self.names([second])} uses the same GPU as '
+                                 f'{self.names([first])}; give each one of its own by '
+                                 'CUDA_VISIBLE_DEVICES, or -1 to all of them')
 
     def check_same(self, sess, what, text):
         """Raises InputError unless all workers have the same text: of options, versions, data.
