@@ -12,7 +12,7 @@ if __name__ == '__main__':      # before the imports, which take seconds
 import math
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -386,8 +386,7 @@ def run(options):
     setting = settle(options, team)
     hardware, dataset, training, validation, encoder, class_weights, scale_loss = setting
 
-    with unlabelled.lesson(options, dataset, training) as lesson, \
-            tf.Graph().as_default() as graph, \
+    with ExitStack() as pseudo_labels, tf.Graph().as_default() as graph, \
             team.session(device.session_config(options.precision, options.xla)) as sess:
         net = build(sess, encoder, len(dataset.classes), options, class_weights, team, scale_loss)
         saver = checkpoints.make_saver()
@@ -397,6 +396,8 @@ def run(options):
 
         progress, origin = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
+        # may take hours: not before all else is known to work
+        lesson = pseudo_labels.enter_context(unlabelled.lesson(options, dataset, training))
         with team.naming_lost():
             team.agree(sess, progress, options, dataset, encoder)
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))

@@ -39,6 +39,7 @@ from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import (check_classes, read_options, read_photographs,
                                          trained_on)
+from roadseg.training.start_from import taught_on
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -132,11 +133,11 @@ def frames_of(split, trained_split, dataset, run, data_dir):
         raise InputError(f'--split {split} holds no photograph out; name another, or all')
     score.check_names(chosen)
     # By what the run noted, as its split is another one where photographs have come since.
-    seen = trained_on(run, data_dir, chosen)
+    seen = len(trained_on(run, data_dir, chosen)) + len(taught_on(run, chosen))
     if seen:
-        print(f'warning: {run} was trained on {len(seen)} of these {len(chosen)} photographs; '
+        print(f'warning: {run} was trained on {seen} of these {len(chosen)} photographs; '
               'their score says little about new ones', file=sys.stderr)
-    return split, chosen, len(seen)
+    return split, chosen, seen
 
 
 def read_calibrations(images, dataset):

@@ -270,10 +270,13 @@ def test_pseudo_labels_are_shown_where_there_are_some(full):
     assert 'Pseudo-labels' not in written(full).text
     for number in range(8):
         write_picture(full / 'pseudo_labels' / f'{number}.png')
+    for number in range(0, 8, 2):
+        write_picture(full / 'pseudo_labels/shown' / f'{number}.jpg')
     seen = written(full)
-    assert 'Pseudo-labels' in seen.text and 'all 8 in pseudo_labels/' in seen.text
+    assert 'Pseudo-labels' in seen.text and 'All of them are in pseudo_labels/' in seen.text
     assert 'not road road unsure' in seen.text
-    assert sum('pseudo_labels/' in picture['src'] for picture in seen.all('img')) == 6
+    assert [picture['src'] for picture in seen.all('img') if 'pseudo' in picture['src']] == [
+        f'pseudo_labels/shown/{number}.jpg' for number in range(0, 8, 2)]
 
 
 # One file that can be moved -------------------------------------------------------------------

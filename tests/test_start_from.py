@@ -182,6 +182,49 @@ def test_photographs_of_a_data_set_are_told_wherever_they_lie(tmp_path):
     assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, 'there', 'camvid')
 
 
+def test_copies_in_another_data_set_are_told_by_their_contents(tmp_path):
+    """Such as KITTI's photographs with masks of one's own."""
+    theirs = tmp_path / 'data_road'
+    theirs.mkdir()
+    run = save_run(tmp_path / 'run', split='none', dataset='kitti')
+    made = json.loads((run / 'options.json').read_text())
+    made['data']['folder'] = str(tmp_path)
+    write_json(run / 'options.json', made)
+    write_json(run / 'photographs.json', {'training': ['data_road/um_1.png', 'data_road/um_2.png',
+                                                       'data_road/gone.png']})
+    for name in ('um_1.png', 'um_2.png'):
+        (theirs / name).write_text(name)
+        (tmp_path / name).write_text('um_2.png')
+    (tmp_path / 'gone.png').write_text('x')
+    held_out = [(tmp_path / name, None) for name in ('um_1.png', 'um_2.png', 'gone.png')]
+    assert ('was trained on 1 of the 3 photographs that are held out now, the first being um_2.png'
+            in refused(run, held_out, tmp_path, 'folder'))
+    assert 'in common' in refused(run, held_out[::2], tmp_path, 'folder')
+
+
+def test_runs_that_were_moved_together_are_found(tmp_path):
+    first, second = (save_run(tmp_path / 'runs' / name, split='none') for name in 'ab')
+    write_json(first / 'photographs.json', {'training': ['um_1.png']})
+    write_json(second / 'photographs.json', {'training': []})
+    write_json(second / 'options.json', {**json.loads((second / 'options.json').read_text()),
+                                         'start_from': {'run': str(first)}})
+    shutil.move(tmp_path / 'runs', tmp_path / 'moved')
+    assert 'was trained on 1 of the 1 photographs' in refused(
+        tmp_path / 'moved/b', [('data/um_1.png', None)])
+
+
+def test_weights_of_the_decoder_alone_are_told(taught, capsys):
+    """Those that another encoder's decoder has in common with this one's."""
+    for name, shape, told in (('root/kernel', [7, 7, 3, 64], True),
+                              ('conv1_1/bias', variables(taught, 3)('conv1_1/bias').shape, False)):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            tf.get_variable('decoder/score7/bias', [32])
+            tf.get_variable(name, shape)
+            main.initialize_new(sess)
+            assert start_from.take_weights(sess, taught)['taken'] == 2 - told
+        assert ('has another encoder; 1 variables of its decoder' in capsys.readouterr().err) == told
+
+
 def test_a_run_that_has_not_noted_its_photographs_is_told(tmp_path, capsys):
     run = save_run(tmp_path / 'run', split='val3')
     assert 'in common' in refused(run, [('data/um_1.png', None)])

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import weakref
 from argparse import Namespace
 from pathlib import Path
 
@@ -95,7 +96,10 @@ def lesson_of(dataset, options):
 def test_unsure_pixels_are_ignored():
     first = np.float32([[[.9, .1], [.5, .5], [.2, .8], [.31, .69]]])
     second = np.float32([[[.7, .3], [.1, .9], [.2, .8], [.31, .69]]])
-    label = unlabelled.pseudo_label
+    def label(predictions, bounds):
+        return unlabelled.pseudo_label(
+            unlabelled._mean(iter(np.copy(predictions))), bounds)
+
     assert label([first], [.7]).tolist() == label([first], [.3, .7]).tolist() == [[0, 255, 1, 255]]
     assert label([first, second], [.3, .7]).tolist() == [[0, 1, 1, 255]]       # their mean
     assert label([first], [.6, .75]).tolist() == [[0, 0, 1, 255]]
@@ -113,20 +117,27 @@ def test_batches_hold_pseudo_labels_with_255_where_the_teacher_is_unsure(
             augment=lambda _, image, classes, image_shape: (image, classes))
         [(images, classes)] = get_batches_fn(9)
         lesson.write(tmp_path)
+        lesson.read_from(tmp_path)
+        scratch = lesson.pairs[-1][1]
+        assert (lesson.read_label(scratch)[12:, :40] == 0).all()
     pseudo = [(image, label) for image, label in zip(images, classes)
               if (image[20, 70] == 127).all()]
     assert len(pseudo) == 3
     for _, label in pseudo:
         assert (label[12:, :40] == 0).all() and (label[:, 115:] == 1).all()
         assert (label[:, 70:85] == IGNORED).all()
-    kept = sorted((tmp_path / 'pseudo_labels').iterdir())
+    assert (lesson.read_label(scratch)[:, 115:] == 1).all()     # of the run, not from beside it
+    kept = sorted((tmp_path / 'pseudo_labels').glob('*.png'))
+    shown = read_image(tmp_path / 'pseudo_labels/shown/a.jpg')
+    assert len(list((tmp_path / 'pseudo_labels/shown').iterdir())) == 3
+    assert abs(shown[20, 65:80] - 63.5).max() < 16                  # half of grey and of black
+    assert abs(shown[20, 130:] - [122, 250, 122]).max() < 16        # of bright and of green
     assert [path.name for path in kept] == ['a.png', 'b.png', 'street 10.png']
     with Image.open(kept[2]) as image:
         assert image.mode == 'P' and image.size == SIZE[::-1]
         assert image.getpalette()[3:6] == [0, 255, 0]
     notes = json.loads((tmp_path / 'pseudo_labels.json').read_text())
     assert notes['teachers'][0]['checkpoint'] == 'step-000000' and notes['unsure'] == [0.7]
-    assert not Path(lesson.pairs[-1][1]).exists()       # what was beside the run is gone
 
 
 def test_several_teachers_are_averaged(data, dataset, teacher, photographs, tmp_path):
@@ -231,10 +242,45 @@ def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photograp
     options.resume = run
     with lesson_of(dataset, options) as lesson:
         assert [path for path, _ in lesson.pairs[-2:]] == [cities / name for name in noted]
-    shutil.copy(photographs / 'street 10.png', cities / 'zurich/a.png')
-    with pytest.raises(InputError, match='aachen/a.png and .*zurich/a.png have the same name'), \
+    shutil.copy(photographs / 'street 10.png', cities / 'zurich/a.png')     # another a
+    with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
+        assert [entry['label'] for entry in lesson.notes['photographs']] == [
+            'aachen-a.png', 'zurich-a.png', 'zurich-old-b.png']
+    shutil.copy(photographs / 'street 10.png', cities / 'zurich/OLD-B.png')
+    with pytest.raises(InputError, match='old/b.png would have the same name|OLD-B.png would have '
+                                         'the same name'), \
             lesson_of(dataset, options_of(data, cities, teacher)):
         pass
+    (cities / 'zurich/OLD-B.png').unlink()
+    shutil.copy(photographs / 'street 10.png', cities / 'overview.png')
+    capsys.readouterr()
+    with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
+        assert [entry['label'] for entry in lesson.notes['photographs']] == ['overview.png']
+    assert ('1 photographs in ' in (warning := capsys.readouterr().err)
+            and 'not the 3 in its folders, the first being ' in warning)
+
+
+def test_photographs_that_training_squeezes_are_told(data, dataset, teacher, photographs, capsys):
+    with Image.open(photographs / 'a.png') as image:
+        image.resize((50, 80)).save(photographs / 'a.png')
+    with lesson_of(dataset, options_of(data, photographs, teacher)):
+        assert 'warning: 1 of 3 photographs to train on have another shape than 192x640' in \
+            capsys.readouterr().err
+
+
+def test_labelling_holds_one_prediction_and_their_sum():
+    """Of several teachers and many classes, each may be gigabytes."""
+    made, alive = [], []
+
+    def predictions():
+        for value in (1, 2, 6):
+            prediction = np.full((2, 3), value, np.float32)
+            made.append(weakref.ref(prediction))
+            alive.append(sum(one() is not None for one in made))
+            yield prediction
+            del prediction
+
+    assert (unlabelled._mean(predictions()) == 3).all() and alive == [1, 2, 3]
 
 
 @pytest.mark.parametrize('place', ['image_2', 'gt_image_2', 'image_2/more', '.', '../..'])
@@ -346,10 +392,26 @@ def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photograp
                            teacher=[str(tmp_path / 'gone')])
     (run / 'options.json').write_text(json.dumps(made))
     assert parse_args(['--resume', str(run)]).rounds == 2
-    made['options'].update(start_from=str(tmp_path / 'gone'))       # by the next round, too
+    made['options'].update(start_from='gone')       # by the next round, too
     (run / 'options.json').write_text(json.dumps(made))
-    with pytest.raises(InputError, match='--start-from: .*gone is no run'):
+    with pytest.raises(InputError, match='--start-from: .*gone is no run.*; or end with this '
+                                         'round by --rounds 1'):
         parse_args(['--resume', str(run)])
+    assert parse_args(['--resume', str(run), '--rounds', '1']).rounds == 1
+    moved = save_run(tmp_path / 'moved')
+    assert parse_args(['--resume', str(run), '--start-from', str(moved)]).start_from == moved
+    made['start_from'] = {'run': str(moved)}        # as it was noted, in full
+    (run / 'options.json').write_text(json.dumps(made))
+    assert parse_args(['--resume', str(run)]).start_from == moved
+
+
+def test_photographs_are_found_from_another_folder_at_resume(data, photographs, tmp_path):
+    run = save_run(tmp_path / 'run')
+    made = json.loads((run / 'options.json').read_text())
+    made['options'].update(data_dir=str(data), unlabelled='data/more', teacher=['teacher'])
+    made['data']['unlabelled'] = str(photographs)
+    (run / 'options.json').write_text(json.dumps(made))
+    assert parse_args(['--resume', str(run)]).unlabelled == photographs
 
 
 def command(*arguments):

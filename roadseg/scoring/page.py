@@ -74,7 +74,7 @@ def write_page(run_dir):
     Args:
         run_dir: folder of a run, holding `options.json` and, where there are any, `log.csv`,
             `evaluation.json`, `validation/NAME_{input,truth,probability,overlay}.jpg`,
-            `overlays/*.png` and `pseudo_labels/*.png`.
+            `overlays/*.png` and `pseudo_labels/shown/*.jpg`.
 
     Returns:
         Path of the page.
@@ -519,7 +519,8 @@ def _frame_row(frame, columns, pictures, kinds):
                       f'<span>{escape(key)}</span> {shown(frame.get(key))}</span>'
                       for key in columns)
     if any(f'{name}_{kind}.jpg' in pictures for kind in kinds):
-        grid = ''.join(_figure(pictures.get(f'{name}_{kind}.jpg'), text, f'{name}: {text}')
+        grid = ''.join(_figure(pictures.get(f'{name}_{kind}.jpg'), 'validation', text,
+                               f'{name}: {text}')
                        for kind, text in kinds.items())
         grid = f'<div class="pictures">{grid}</div>'
     else:
@@ -587,11 +588,12 @@ def _overlays_section(run):
 
 
 def _pseudo_labels_section(run):
-    """Some of the labels that a network made, and a link to all of them."""
+    """Some of the labels that a network made, on their photographs."""
     names, palette = [*run.data['classes'], 'unsure'], [*run.data['palette'], (0, 0, 0)]
     return _gallery(run, 'Pseudo-labels', 'Labels that a trained network made for photographs '
                     'without one, and that were learned from. Where it was unsure, nothing was '
-                    'learned.', 'pseudo_labels', PSEUDO_LABELS, _swatches(names, palette))
+                    'learned. All of them are in <a href="pseudo_labels/">pseudo_labels/</a>.',
+                    'pseudo_labels/shown', PSEUDO_LABELS, _swatches(names, palette))
 
 
 def _gallery(run, heading, text, folder, count, legend):
@@ -600,7 +602,7 @@ def _gallery(run, heading, text, folder, count, legend):
     if not paths:
         return ''
     # The others are not even opened: there may be thousands, and the page is written each epoch.
-    shown_here = ''.join(_figure(picture, picture[0].stem, picture[0].stem)
+    shown_here = ''.join(_figure(picture, folder, picture[0].stem, picture[0].stem)
                          for picture in contents.pictures(paths[:count]).values())
     rest = (f'<p><a href="{folder}/">all {len(paths)} in {folder}/</a></p>'
             if len(paths) > count else '')
@@ -609,13 +611,19 @@ def _gallery(run, heading, text, folder, count, legend):
                       f'<div class="pictures tests">{shown_here}</div>', rest, '</section>'])
 
 
-def _figure(picture, caption, alt):
-    """A captioned picture that links to itself; picture is (path, width, height) or None."""
+def _figure(picture, folder, caption, alt):
+    """A captioned picture in a folder of the run, which links to itself.
+
+    Args:
+        picture: (path, width, height); None where there is none.
+        folder: relative to the run's.
+        caption, alt: str.
+    """
     if picture is None:
         return (f'<figure><div class="none">no picture</div><figcaption>{escape(caption)}'
                 '</figcaption></figure>')
     path, width, height = picture
-    link = link_to(f'{path.parent.name}/{path.name}')
+    link = link_to(f'{folder}/{path.name}')
     return (f'<figure><a class="zoom" href="{link}"><img src="{link}" width="{width}" '
             f'height="{height}" loading="lazy" alt="{escape(alt)}"></a>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')

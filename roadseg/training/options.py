@@ -185,7 +185,10 @@ def parse_args(argv=None):
             raise InputError(f'there is no folder {options.data_dir}, where the data of '
                              f'{first.resume} lay; name it with --data-dir')
         if options.rounds > 1:          # which begins anew, this run being the teacher
-            check_runs(argparse.Namespace(**{**vars(options), 'teacher': None}))
+            try:
+                check_runs(argparse.Namespace(**{**vars(options), 'teacher': None}))
+            except InputError as error:
+                raise InputError(f'{error}; or end with this round by --rounds 1') from error
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get(first.dataset, {}),
@@ -291,18 +294,22 @@ def resumed_options(folder, given):
     """Returns the options of an earlier run, to go on with.
 
     What changes nothing of the result may have changed since: where things lie (--data-dir,
-    --encoder, --unlabelled), --cache-gb and --save-minutes. A relative path that leads nowhere
-    from here is taken as the run noted it, in full. An option that the run is too old to have gets
-    its default.
+    --encoder, --unlabelled; --start-from, where another round begins with it), --cache-gb,
+    --save-minutes and --rounds. A relative path that leads nowhere from here is taken as the run
+    noted it, in full. An option that the run is too old to have gets its default.
 
     Raises:
         InputError: the folder is no run's, an option in `given` contradicts it, or a value in it
             is none that the option can have.
     """
     saved, made = complete(read_options(folder), folder), read_run(folder)
-    noted = {'data_dir': made['data'].get('folder'), 'encoder': made['model'].get('encoder')}
+    origin = made.get('start_from')
+    noted = {'data_dir': made['data'].get('folder'), 'encoder': made['model'].get('encoder'),
+             'unlabelled': made['data'].get('unlabelled'),
+             'start_from': origin.get('run') if isinstance(origin, dict) else None}
     free = {'resume': folder,
-            **{name: given.get(name, saved[name]) for name in ('cache_gb', 'save_minutes')}}
+            **{name: given.get(name, saved[name])
+               for name in ('cache_gb', 'save_minutes', 'rounds')}}
     photographs = [path for of_use in read_photographs(folder).values() for path in of_use]
 
     def holds(name, place):
@@ -310,8 +317,11 @@ def resumed_options(folder, given):
         return os.path.exists(place) and (name != 'data_dir' or not photographs or any(
             os.path.isfile(Path(place, path)) for path in photographs))
 
-    for name, kind in (('data_dir', str), ('encoder', Path), ('unlabelled', Path)):
+    for name, kind in (('data_dir', str), ('encoder', Path), ('unlabelled', Path),
+                       ('start_from', Path)):
         then, now = noted.get(name), saved[name]
+        if name == 'start_from' and saved['rounds'] == 1:
+            continue
         if now or name == 'encoder':        # None: where this data set's lies
             lost = not holds(name, now or Path(saved['data_dir'], 'vgg'))
             moved = lost and isinstance(then, str) and holds(name, then)

@@ -205,6 +205,27 @@ def trained_on(run, data_dir, pairs):
                   and not (own and differ(Path(then, name), Path(data_dir, name))))
 
 
+def copies_trained_on(run, pairs):
+    """Which of some photographs a run on another data set was trained on, by their contents.
+
+    Args:
+        run: folder.
+        pairs: list of (image, label) paths.
+
+    Returns:
+        Sorted list of names: of those whose name was noted and whose file is there still.
+
+    Raises:
+        InputError: a file of the run is damaged.
+    """
+    folder = str(read_run(run)['data'].get('folder'))
+    noted = {Path(name).stem: Path(folder, name)
+             for name in read_photographs(run).get('training', ())}
+    return sorted(image.name for image in map(Path, next(zip(*pairs), ()))
+                  if image.stem in noted and os.path.isfile(noted[image.stem])
+                  and not differ(noted[image.stem], image))
+
+
 def checksum(folder):
     """SHA-256 of a SavedModel or checkpoint: names and contents of its files.
 
@@ -462,6 +483,7 @@ def start_run(options, setting, cost, save, lesson=None, start_from=None, worker
             'data': {'title': dataset.title, 'folder': os.path.abspath(options.data_dir),
                      'classes': list(dataset.classes),
                      'palette': [list(colour) for colour in dataset.palette],
+                     'unlabelled': options.unlabelled and os.path.abspath(options.unlabelled),
                      'road': dataset.road, 'best': column(dataset.measures.BEST),
                      'training': len(training), 'validation': len(validation),
                      'testing': len(dataset.tests)},
@@ -477,6 +499,8 @@ def start_run(options, setting, cost, save, lesson=None, start_from=None, worker
         save(folder)
 
     folder = options.resume or new_run_folder(options.runs_dir, fill)
+    if lesson is not None:
+        lesson.read_from(folder)
     with locked(None if options.resume else folder):
         if options.resume:
             _sweep(folder)

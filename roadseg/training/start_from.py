@@ -10,8 +10,8 @@ from roadseg.files import file_checksum, read_json
 from roadseg.inference import averaged_weights
 from roadseg.networks.encoder import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
-from roadseg.training.run_folder import (Progress, checksum, read_options, read_photographs,
-                                         read_run, trained_on)
+from roadseg.training.run_folder import (Progress, checksum, copies_trained_on, read_options,
+                                         read_photographs, read_run, trained_on)
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
@@ -90,6 +90,10 @@ def take_weights(sess, run):
                 _assign(sess, mine[name], value)
                 if name + AVERAGE in all_of_mine:
                     _assign(sess, all_of_mine[name + AVERAGE], value)
+    if all(name.startswith('decoder/') for name in common):
+        print(f'warning: --start-from: {path} has another encoder; {len(common)} variables of its '
+              'decoder are taken, which were made for that; name a run with --encoder of this '
+              'one', file=sys.stderr)
     fresh = [name for name in mine if name not in common]
     print(f'starting from {path}: {len(common)} of {len(mine)} variables taken; fresh: '
           + _shown(fresh), flush=True)
@@ -150,11 +154,12 @@ def check_unseen(run, option, options, held_out):
         subject = run if known == Path(run) else f'{run} has learned from {known}, which'
         check_untaught(subject, known, option, held_out)
         if read_options(known).get('dataset') != options.dataset:
-            continue
-        if held_out and 'training' not in read_photographs(known):
-            print(f'warning: {known} has not noted what it was trained on; nobody can tell '
-                  'whether it has seen photographs which are held out now', file=sys.stderr)
-        seen = trained_on(known, options.data_dir, held_out)
+            seen = copies_trained_on(known, held_out)
+        else:
+            if held_out and 'training' not in read_photographs(known):
+                print(f'warning: {known} has not noted what it was trained on; nobody can tell '
+                      'whether it has seen photographs which are held out now', file=sys.stderr)
+            seen = trained_on(known, options.data_dir, held_out)
         if seen:
             raise InputError(
                 f'{option}: {subject} was trained on {len(seen)} of the {len(held_out)} '
@@ -174,14 +179,30 @@ def check_untaught(subject, run, option, held_out):
     Raises:
         InputError: it has, by the files' contents, or its notes are no JSON object.
     """
-    taught = {entry['sha256'] for entry in _noted(run, 'photographs')
-              if isinstance(entry.get('sha256'), str)}
-    seen = [image for image, _ in held_out if taught and sha256(image) in taught]
+    seen = taught_on(run, held_out)
     if seen:
         raise InputError(f"{option}: {subject} has learned, by a teacher's labels, from "
                          f'{len(seen)} of the {len(held_out)} photographs that are held out now, '
                          f'the first being {seen[0]}; name another run, or hold nothing out with '
                          '--split none')
+
+
+def taught_on(run, pairs):
+    """Which of some photographs a run has learned from without their labels, by their contents.
+
+    Args:
+        run: folder.
+        pairs: list of (image, label) paths.
+
+    Returns:
+        List of the images' paths.
+
+    Raises:
+        InputError: a photograph is unreadable, or the run's notes are no JSON object.
+    """
+    taught = {entry['sha256'] for entry in _noted(run, 'photographs')
+              if isinstance(entry.get('sha256'), str)}
+    return [image for image, _ in pairs if taught and sha256(image) in taught]
 
 
 def sha256(path):
@@ -203,6 +224,10 @@ def _lineage(run):
         known = waiting.pop()
         found.append(known)
         for parent in _learned_from(known):
+            beside = known.resolve().parent / parent.name
+            if not os.path.isfile(parent / 'options.json') and \
+                    os.path.isfile(beside / 'options.json'):    # all runs were moved together
+                parent = beside
             if not os.path.isfile(parent / 'options.json'):
                 print(f'warning: {known} has learned from {parent}, which is gone; nobody can '
                       'tell whether that has seen photographs which are held out now',

@@ -6,11 +6,13 @@ Lee, "Pseudo-Label", ICML workshop on representation learning, 2013; Xie et al.,
 with Noisy Student improves ImageNet classification", CVPR 2020, whose noise is what training has
 anyhow: dropout, and photographs that are zoomed, mirrored and coloured.
 
-    RUN/pseudo_labels/NAME.png      class numbers, 255 where the teacher was unsure
-    RUN/pseudo_labels.json          the teachers, the photographs, and which were left out
+    RUN/pseudo_labels/NAME.png          class numbers, 255 where the teacher was unsure
+    RUN/pseudo_labels/shown/NAME.jpg    some of them, painted on their photographs
+    RUN/pseudo_labels.json              the teachers, the photographs, and which were left out
 """
 import argparse
 import hashlib
+import math
 import os
 import shlex
 import sys
@@ -19,7 +21,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import Callable, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -30,25 +31,57 @@ from roadseg.datasets import labels
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import read_json, temporary, write_error, write_json
-from roadseg.images import read_image, write_mask
+from roadseg.images import paint, read_image, write_image, write_mask
+from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import prepared_ahead, processors
+from roadseg.training import pipeline
 from roadseg.training.run_folder import checksum
 from roadseg.training.start_from import NOTES, check_unseen, not_trained_on, sha256
 
 FOLDER = 'pseudo_labels'
 THUMBNAIL = 32      # pixels of a side
 # Two different photographs of KITTI Road correlate by 0.93 at most, neighbouring frames included;
-# a copy of half or a quarter of the size, compressed to a JPEG of quality 20 to 50, by 0.999.
+# a copy of half or a quarter of the size, compressed to a JPEG of quality 20 to 50, by 0.999; cut
+# by 0.5 % on each side, by 0.995 to 0.999. Not told any more: cut by 2 % (0.93 to 0.98), turned by
+# a degree (0.93 to 0.97), histogram equalised (0.93 to 0.97).
 SAME = 0.99
+SHOWN = 6           # pseudo-labels that are painted on their photographs,
+UNSURE = 0, 0, 0    # in this colour where they are not evaluated
 
 
-class Lesson(NamedTuple):
-    """What a run learns from."""
-    pairs: list             # (image, label) paths, those with true labels before the others
-    read_label: Callable    # path -> uint8 (H, W) class numbers, `IGNORED` where not evaluated
-    per_epoch: int          # photographs of an epoch
-    order: Callable | None = None   # numpy Generator -> indices of an epoch; None: all, shuffled
-    notes: dict = {}        # what `pseudo_labels.json` holds
+class Lesson:
+    """What a run learns from: labelled photographs, and perhaps others with pseudo-labels.
+
+    Args:
+        dataset: `Dataset`.
+        training: list of (image, label) paths.
+        more: list of (image, name of its pseudo-label) paths.
+        drawn: how many of these an epoch has.
+        folder: where the pseudo-labels lie.
+        notes: what `pseudo_labels.json` holds.
+
+    Attributes:
+        pairs: list of (image, label) paths, those with true labels before the others.
+        per_epoch: photographs of an epoch.
+        order: function from a numpy Generator to the indices of an epoch; None: all, shuffled.
+        notes: the argument.
+    """
+
+    def __init__(self, dataset, training, more=(), drawn=0, folder=None, notes=None):
+        self.pairs, self.per_epoch, self.notes = [*training, *more], len(training) + drawn, notes
+        self.order = partial(_order, len(training), len(more), drawn) if more else None
+        self._dataset, self._more, self._folder = dataset, list(more), folder
+        self._names = {name for _, name in more}
+
+    def read_label(self, path):
+        """Reads a label: uint8 ndarray (H, W), class numbers, `IGNORED` where not evaluated."""
+        if path not in self._names:
+            return self._dataset.read_label(path)
+        num_classes = len(self._dataset.classes)
+        values = {number: number for number in [*range(num_classes), IGNORED]}
+        return labels.read_classes(self._folder / path, labels.table(values),
+                                   f'0 to {num_classes - 1}, or {IGNORED} where it is not '
+                                   'evaluated')
 
     def write(self, run):
         """Keeps the pseudo-labels in the folder of a new run.
@@ -60,12 +93,21 @@ class Lesson(NamedTuple):
             return
         folder = run / FOLDER
         try:
-            folder.mkdir()
-            for _, label in self.pairs[-len(self.notes['photographs']):]:
-                copyfile(label, folder / label.name)
+            (folder / 'shown').mkdir(parents=True)
+            for _, name in self._more:
+                copyfile(self._folder / name, folder / name)
         except OSError as error:
             raise write_error(folder, error) from error
+        for image, name in self._more[::math.ceil(len(self._more) / SHOWN)]:
+            classes = self.read_label(name)
+            classes[classes == IGNORED] = len(self._dataset.classes)
+            write_image(folder / 'shown' / f'{name.stem}.jpg',
+                        paint(read_image(image), classes, [*self._dataset.palette, UNSURE]))
         write_json(run / NOTES, self.notes)
+
+    def read_from(self, run):
+        """From here on, reads the pseudo-labels that a run keeps."""
+        self._folder = run / FOLDER
 
 
 @contextmanager
@@ -87,7 +129,7 @@ def lesson(options, dataset, training):
             be, or what a run has kept is damaged.
     """
     if not options.unlabelled:
-        yield Lesson(training, dataset.read_label, len(training))
+        yield Lesson(dataset, training)
         return
     scratch = nullcontext(options.resume / FOLDER) if options.resume else \
         temporary(tempfile.TemporaryDirectory, prefix='pseudo_labels-')
@@ -97,7 +139,7 @@ def lesson(options, dataset, training):
             notes = _kept(options)
         else:
             notes = _label(options, dataset, training, folder)
-        more = [(Path(options.unlabelled) / entry['photograph'], folder / entry['label'])
+        more = [(Path(options.unlabelled) / entry['photograph'], Path(entry['label']))
                 for entry in notes['photographs']]
         drawn = len(more)
         if options.unlabelled_share is not None:
@@ -106,19 +148,7 @@ def lesson(options, dataset, training):
         per_epoch = len(training) + drawn
         print(f'an epoch: {len(training)} photographs with labels and {drawn} of {len(more)} with '
               f'pseudo-labels, a share of {drawn / per_epoch:.2f}', flush=True)
-        yield Lesson([*training, *more],
-                     partial(_read_label, pseudo={label for _, label in more},
-                             read_true=dataset.read_label, num_classes=len(dataset.classes)),
-                     per_epoch, partial(_order, len(training), len(more), drawn), notes)
-
-
-def _read_label(path, read_true, pseudo, num_classes):
-    """Reads a true label or a pseudo-label: uint8 (H, W)."""
-    if path not in pseudo:
-        return read_true(path)
-    values = {number: number for number in [*range(num_classes), IGNORED]}
-    return labels.read_classes(path, labels.table(values),
-                               f'0 to {num_classes - 1}, or {IGNORED} where it is not evaluated')
+        yield Lesson(dataset, training, more, drawn, folder, notes)
 
 
 def _order(labelled, unlabelled, drawn, rng):
@@ -184,17 +214,22 @@ def _photographs(options, training, held_out):
         if not found and place.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"--unlabelled: {folder} holds {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
-    for place in [] if found else _folders_in(folder):      # such as cities
-        for name, path in labels.pictures(place, labels.PHOTOGRAPHS).items():
-            if name in found:
-                raise InputError(f'--unlabelled: {found[name]} and {path} have the same name, by '
-                                 'which their labels are called; name the folder that holds '
-                                 'photographs alone, or rename one')
-            found[name] = path
+    below = [path for place in _folders_in(folder)      # such as cities
+             for path in labels.pictures(place, labels.PHOTOGRAPHS).values()]
+    if found and below:
+        print(f'warning: {len(found)} photographs in {folder} are learned from, and not the '
+              f'{len(below)} in its folders, the first being {below[0]}', file=sys.stderr)
+    found = found or {str(path): path for path in below}
     places = sorted({path.parent for path in found.values()})
     if len(places) > 1:
         print(f'--unlabelled: {len(found)} photographs in {len(places)} folders, from '
               f'{places[0]} to {places[-1]}')
+    by_name = {}
+    for path in found.values():     # some disks do not tell A from a
+        other = by_name.setdefault(_label_name(path, folder).name.casefold(), path)
+        if other != path:
+            raise InputError(f'--unlabelled: the labels of {other} and {path} would have the same '
+                             'name; rename one')
     if not found:
         raise InputError(f'--unlabelled: {folder} holds no photograph '
                          f'({", ".join(labels.PHOTOGRAPHS)}); {labels.contents(folder)}')
@@ -223,14 +258,19 @@ def _photographs(options, training, held_out):
     return kept, sorted(name for names in left_out.values() for name in names)
 
 
+def _label_name(path, folder):
+    """The name of a photograph's label, by where it lies in the folder: Path."""
+    return Path('-'.join(path.relative_to(folder).with_suffix('.png').parts))
+
+
 def _folders_in(folder):
     """The folders in a folder, and in those, but for hidden ones: sorted list of paths."""
-    found = {}
+    found = {os.path.realpath(folder): folder}
     for place, names, _ in os.walk(folder, followlinks=True):
         names[:] = [name for name in names if not name.startswith('.')
                     and os.path.realpath(Path(place, name)) not in found]       # links may be loops
         found.update({os.path.realpath(Path(place, name)): Path(place, name) for name in names})
-    return sorted(found.values())
+    return sorted(list(found.values())[1:])
 
 
 def _looks(paths):
@@ -290,20 +330,27 @@ def _label(options, dataset, training, folder):
 
         def look(path):
             photograph = read_image(path)
-            return pseudo_label([teacher.predict(photograph) for teacher in teachers], bounds)
+            with naming_lack_of_memory(f'{path} was labelled'):
+                return pseudo_label(_mean(teacher.predict(photograph) for teacher in teachers),
+                                    bounds)
 
-        shown = tqdm(paths, 'labelling photographs', leave=False, disable=None)
+        print(f'labelling {len(paths)} photographs; if this is stopped, it begins anew',
+              flush=True)
+        shapes, shown = [], tqdm(paths, 'labelling photographs', leave=False, disable=None)
         # a second thread decodes and decides while the network is busy
         for path, classes in zip(paths, prepared_ahead(look, shown, threads=2, ahead=2)):
             sure = float((classes != IGNORED).mean())
             if not sure:
                 skipped.append(path.name)
                 continue
-            name = f'{path.stem}.png'
+            shapes.append(classes.shape)
+            name = _label_name(path, Path(options.unlabelled)).name
             write_mask(folder / name, classes, dataset.palette)
             photograph = path.relative_to(options.unlabelled).as_posix()
             entries.append({'photograph': photograph, 'label': name, 'sure': round(sure, 4),
                             'sha256': sha256(path), 'label_sha256': sha256(folder / name)})
+    if shapes:
+        pipeline.training_size(options.image_size, shapes)      # warns of those it squeezes
     if skipped:
         print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
               f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
@@ -320,18 +367,27 @@ def _label(options, dataset, training, folder):
             'left_out': {'labelled': left_out, 'unsure': skipped}}
 
 
-def pseudo_label(probabilities, bounds):
-    """The class of each pixel by the mean of several predictions, where that is sure.
+def _mean(predictions):
+    """The mean of arrays of one shape, of which there is one at a time, and it may be large."""
+    total, count = next(predictions), 1
+    for prediction in predictions:
+        total += prediction
+        count += 1
+    total /= count
+    return total
+
+
+def pseudo_label(mean, bounds):
+    """The class of each pixel, where the teacher, or the mean of several, is sure.
 
     Args:
-        probabilities: list of float32 ndarrays (H, W, C), each adding up to 1 over the classes.
+        mean: float32 ndarray (H, W, C) of probabilities that add up to 1 over the classes.
         bounds: [P], where a pixel is unsure if its largest probability is below P; or, of two
             classes, [low, high], where it is if that of the second is between.
 
     Returns:
         uint8 ndarray (H, W), class numbers; `IGNORED` where it is unsure.
     """
-    mean = np.mean(probabilities, axis=0)
     if len(bounds) == 2:        # they need not lie around one half
         low, high = bounds
         classes, sure = mean[..., 1] >= high, (mean[..., 1] <= low) | (mean[..., 1] >= high)
