@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
@@ -194,8 +195,9 @@ def test_the_best_is_that_of_the_data_sets_own_measure(tmp_path):
 
 
 def test_an_epoch_without_a_score_is_not_the_best(tiny):
-    tiny.save(40)
-    tiny.log(10.0, '', 'nan', 5.0)
+    for step in (10, 20, 30, 40):
+        tiny.save(step)
+        tiny.log(*[10.0, '', 'nan', 5.0][:step // 10])
     assert checkpoints.best_step(tiny.run) == 10
     tiny.log('', '')
     assert checkpoints.best_step(tiny.run) is None
@@ -602,6 +604,36 @@ def test_a_slow_disk_does_not_hold_the_training_up(tiny, held):
         recorder.save = lambda: saved.append(True)
         Recorder.after_step(recorder)
         assert saved == [True]
+
+
+def test_an_epoch_does_not_wait_for_the_checkpoint_of_the_one_before(tiny, held):
+    """On a fast GPU an epoch takes a second, and two gigabytes on a disk take ten."""
+    with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
+        saved, options = [], SimpleNamespace(validate_every=1, epochs=3, max_steps=None)
+        recorder = SimpleNamespace(writer=writer, options=options, record=lambda row: None,
+                                   progress=SimpleNamespace(row=None),
+                                   save=lambda: saved.append(recorder.progress.row['epoch']))
+        recorder.is_due = partial(Recorder.is_due, recorder)
+        recorder.is_last = partial(Recorder.is_last, recorder)
+        begin(tiny, writer, 10)
+        for epoch in (1, 2, 3):
+            Recorder.after_epoch(recorder, {'epoch': epoch, 'step': 10 * epoch})
+        assert saved == [3]         # which a training never ends without
+        held.set()
+        writer.wait()
+        Recorder.after_epoch(recorder, {'epoch': 2, 'step': 20})
+        assert saved == [3, 2]
+
+
+def test_the_best_of_those_with_a_checkpoint_is_kept(tiny):
+    tiny.save(10)
+    tiny.log(70.0, 90.0)        # the second has none
+    tiny.save(30)
+    tiny.log(70.0, 90.0, 60.0)
+    assert checkpoints.best_step(tiny.run) == 10
+    tiny.save(40)
+    tiny.save(50)
+    assert tiny.names() == ['step-000010', 'step-000040', 'step-000050']
 
 
 def test_one_checkpoint_is_written_at_a_time(tiny, held):

@@ -45,6 +45,7 @@ def test_other_epochs_are_logged_but_neither_scored_nor_saved(data, tmp_path, mo
     saved, save = [], recorder.Recorder.save
     monkeypatch.setattr(recorder.Recorder, 'save', lambda self: (
         saved.append(self.progress.epoch), save(self)))
+    monkeypatch.setattr(checkpoints.Writer, 'is_busy', lambda writer: False)
     run, rows = train(data, tmp_path, '--epochs', '5', '--validate-every', '2')
     scored = {int(row['epoch']): row['val_maxf'] for row in rows}
     assert list(scored) == [1, 2, 3, 4, 5]

@@ -70,14 +70,15 @@ def step_of(path):
 def best_step(run):
     """Returns the step of the epoch with the best score on held-out photographs, None without.
 
-    Epochs that no checkpoint has reached do not count: theirs is being written, or a kill took it.
+    Epochs without a checkpoint do not count: theirs is being written, or a kill took it, or there
+    was none. The best of those that had one is kept by `_prune`.
 
     Raises:
         InputError: `options.json` or `log.csv` is damaged, or the checkpoints can't be listed.
     """
     column = str(read_run(run)['data'].get('best'))
-    reached = max(map(step_of, saved(run)), default=-1)
-    scored = [row for row in read_log(run) if int(row['step']) <= reached
+    kept = set(map(step_of, saved(run)))
+    scored = [row for row in read_log(run) if int(row['step']) in kept
               and row.get(column) and math.isfinite(float(row[column]))]
     return int(max(scored, key=lambda row: float(row[column]))['step']) if scored else None
 

@@ -144,8 +144,8 @@ def build_parser():
     add('--save-minutes', type=number(float, 0.01, 100_000), default=10.0, metavar='M',
         help='write a checkpoint at least so often, besides when --validate-every says')
     add('--validate-every', type=number(int, 1, 100_000), default=1, metavar='EPOCHS',
-        help='score the held-out photographs and write a checkpoint after every so many epochs, '
-             'and after the last')
+        help='score the held-out photographs and write a checkpoint, unless one is being '
+             'written, after every so many epochs, and after the last')
     add('--cache-gb', type=number(float, 0, 100_000), default=None, metavar='GB',
         help='memory for decoded photographs; those beyond are decoded anew in every epoch '
              '(default: half of what training leaves, shared by the workers of a machine)')

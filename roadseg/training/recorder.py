@@ -83,7 +83,9 @@ class Recorder:
         """Saves, scores the held-out photographs, and writes log, TensorBoard events and page.
 
         The checkpoint may be on the disk later than its row of the log. After a kill in between,
-        the training goes on from the one before, and the row is made anew.
+        the training goes on from the one before, and the row is made anew. An epoch that ends
+        while the last checkpoint is still being written goes without, lest a fast GPU wait for
+        the disk.
 
         Args:
             row: dict that `train_nn` makes.
@@ -93,7 +95,8 @@ class Recorder:
             KeyboardInterrupt: a request to end came; what is not done yet, `catch_up` does.
         """
         self.progress.row = row
-        if self.is_due(row):
+        self.writer.check()
+        if self.is_last(row) or self.is_due(row) and not self.writer.is_busy():
             self.save()
         self.record(row)
         self.progress.row = None
