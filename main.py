@@ -399,7 +399,7 @@ def run(options):
         # may take hours: not before all else is known to work
         lesson = pseudo_labels.enter_context(unlabelled.lesson(options, dataset, training))
         with team.naming_lost():
-            team.agree(sess, progress, options, dataset, encoder)
+            team.agree(sess, progress, options, dataset, training, encoder)
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
         cost, available = preflight.report(

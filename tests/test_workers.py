@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import main
@@ -24,10 +25,11 @@ import roadseg
 from conftest import save_tiny_vgg
 from roadseg import launch
 from roadseg.commands import run_command
-from roadseg.datasets import demo
+from roadseg.datasets import demo, kitti
 from roadseg.errors import InputError
 from roadseg.signals import as_ctrl_c
 from roadseg.training import workers
+from roadseg.training.run_folder import Progress
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = {'um_road': '000079', 'umm_road': '000080', 'uu_road': '000082'}
@@ -318,6 +320,87 @@ def test_workers_watch_each_other_until_they_part_or_fail(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert set(ended) == {2} and f'error: worker 1 ({addresses[0]}) is gone' in said
     assert addresses[1] not in said and addresses[2] not in said
+
+
+def test_a_connection_that_breaks_is_a_line_though_all_answer(monkeypatch):
+    """As where a supervisor starts a killed worker anew at once."""
+    team = workers.Workers(['a:1', 'b:1'], 0)
+    monkeypatch.setattr(workers.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(team, 'silent', lambda: [])
+    with pytest.raises(InputError, match='the connection to another worker broke .Socket closed.; '
+                                         'start all workers again'), team.naming_lost():
+        raise tf.errors.UnavailableError(None, None, 'Socket closed\nmore')
+    with pytest.raises(tf.errors.InvalidArgumentError), team.naming_lost():     # a bug of ours
+        raise tf.errors.InvalidArgumentError(None, None, 'shapes')
+
+
+def test_a_worker_that_is_gone_before_the_roll_is_called_is_named(monkeypatch):
+    team = workers.Workers(['a:1', 'b:1'], 0)
+
+    def fail(*arguments):
+        raise tf.errors.DeadlineExceededError(None, None, '')
+
+    monkeypatch.setattr(workers, '_run_hearing_signals', fail)
+    monkeypatch.setattr(team, 'session', lambda config: contextlib.nullcontext())
+    for missing, message in (([1], r'worker 1 \(b:1\) is gone'),
+                             ([], 'do not find each other; .* another program has one of these')):
+        monkeypatch.setattr(team, 'silent', lambda missing=missing: missing)
+        with pytest.raises(InputError, match=message):
+            team._call_the_roll()
+
+
+def test_nobody_waits_for_a_minute():
+    assert workers.PATIENCE + 5 + workers.LOOK < 60     # and `silent` takes up to 5 s
+
+
+def test_dropout_differs_by_worker(data):
+    def seeds(index):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            net = main.build(sess, data / 'vgg', 2, main.parse_args(['--image-size', '32x96']),
+                             team=workers.Workers(['a:1', 'b:1'], index))
+            return list(net.feed.values())
+
+    first, second = seeds(0), seeds(1)
+    assert first and not set(first) & set(second)
+
+
+def test_what_workers_must_have_in_common(data, tmp_path, monkeypatch):
+    """What each of them would compare of its own."""
+    def compared(folder, spoil=lambda: None, **changes):
+        team, found = workers.Workers(['a:1', 'b:1'], 0), {}
+        spoil()
+        dataset = kitti.load(folder, strict=False)._replace(**changes)
+        monkeypatch.setattr(team, 'check_same', lambda _, what, text: found.update({what: text}))
+        monkeypatch.setattr(team, 'of_first', lambda _, numbers: numbers)
+        team._agree = None
+        sess = SimpleNamespace(list_devices=lambda: [], run=lambda fetches: None)
+        team.agree(sess, Progress(), main.parse_args(['--seed', '5']), dataset,
+                   dataset.split('kfold:3:0')[0], folder / 'vgg')
+        return found
+
+    own = tmp_path / 'own'
+    shutil.copytree(data, own)
+    expected = compared(data)
+    assert compared(own) == expected
+
+    def differing(spoil=lambda: None, **changes):
+        found = compared(own, spoil, **changes)
+        return [what for what in found if found[what] != expected[what]]
+
+    assert differing(classes=('road', 'rest')) == ['classes']
+    training = kitti.load(own, strict=False).split('kfold:3:0')[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, 'versions', lambda: dict.fromkeys(
+            ('tensorflow', 'numpy', 'scipy', 'pillow'), '9'))
+        patch.setattr(workers, '_code_checksum', lambda: 7)
+        assert differing() == ['versions', 'the code of this project']
+    label = training[0][1].read_bytes()
+    assert differing(lambda: training[0][1].write_bytes(label + b' ')) == [
+        'labels to train on, their names or sizes']
+    training[0][1].write_bytes(label)
+    photograph = training[0][0].read_bytes()
+    assert differing(lambda: training[0][0].write_bytes(photograph + b' ')) == [
+        'photographs, their names or sizes']
 
 
 def test_errors_and_tracebacks_of_all_workers_are_shown(monkeypatch, tmp_path, capsys):

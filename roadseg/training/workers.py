@@ -30,6 +30,7 @@ from filelock import FileLock
 from roadseg import driver
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
+from roadseg.tf_errors import as_os_error
 from roadseg.training.device import naming_gpu, open_session, session_config
 from roadseg.training.run_folder import checksum, read_run, versions
 
@@ -40,6 +41,8 @@ PATIENCE = 45               # seconds that a worker may be silent before the oth
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
 SEED_STEP = 1_000_003       # between the seeds of two workers' dropout
+# What TensorFlow raises where a connection breaks
+_OF_CONNECTION = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 _EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
             '"index": 0}}')
 
@@ -106,8 +109,11 @@ class Workers:
             try:
                 _run_hearing_signals(sess, present)
             except tf.errors.OpError as error:
+                if missing := self.silent():
+                    raise InputError(self.farewell(missing)) from error
                 raise InputError('TF_CONFIG: the workers do not find each other; give all of them '
-                                 'the same list, and each an index of its own') from error
+                                 'the same list, and each an index of its own, and see whether '
+                                 'another program has one of these ports') from error
 
     @contextmanager
     def in_turn(self, folder):
@@ -205,9 +211,13 @@ class Workers:
             if not missing:
                 time.sleep(1)       # of a process that ends, the port may be closed last
                 missing = self.silent()
-            if not missing:
-                raise
-            raise InputError(self.farewell(missing)) from error
+            if missing:
+                raise InputError(self.farewell(missing)) from error
+            if isinstance(error, _OF_CONNECTION):       # it has begun anew, by a supervisor
+                raise InputError(f'the connection to another worker broke '
+                                 f'({as_os_error(error).strerror}); start all workers again, with '
+                                 '--resume and the run folder if there is one') from error
+            raise
 
     def farewell(self, missing):
         """What is said where other workers are gone."""
@@ -367,7 +377,7 @@ class Workers:
         """Whether some worker's flag is set."""
         return bool(self.exchange(sess, [float(flag)])[0])
 
-    def agree(self, sess, progress, options, dataset, encoder):
+    def agree(self, sess, progress, options, dataset, training, encoder):
         """Makes sure that all workers do the same, and begin where the first one does.
 
         Args:
@@ -375,11 +385,12 @@ class Workers:
             progress: `Progress`, gets the first worker's values.
             options: namespace.
             dataset: `Dataset`.
+            training: list of (image, label) paths.
             encoder: path of the frozen graph.
 
         Raises:
-            InputError: a worker has other options, classes, photographs, versions or code, or
-                another encoder.
+            InputError: a worker has other options, classes, photographs, labels, versions or
+                code, or another encoder.
         """
         if self.count == 1:
             return
@@ -404,6 +415,8 @@ class Workers:
         self.check_same(sess, 'classes', ', '.join(dataset.classes))
         self.check_same(sess, 'photographs, their names or sizes', ' '.join(
             f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled))
+        self.check_same(sess, 'labels to train on, their names or sizes', ' '.join(
+            f'{label.name} ({os.path.getsize(label)} bytes)' for _, label in training))
         self.check_same(sess, 'the encoder', checksum(encoder))
         sess.run(self._agree)
         names = [field.name for field in fields(progress) if field.type in (int, float)]
