@@ -24,7 +24,7 @@ def rewritten(net, precision, capability='8.0'):
     """The graph of a training step as a GPU would get it: TensorFlow optimises for one on paper.
 
     Returns:
-        dict from name to `tf.NodeDef`.
+        `tf.GraphDef`.
     """
     gpu = device_properties_pb2.NamedDevice(name=GPU)
     gpu.properties.MergeFrom(device_properties_pb2.DeviceProperties(
@@ -38,14 +38,13 @@ def rewritten(net, precision, capability='8.0'):
         node.device = GPU
     config = device.session_config(precision)
     config.graph_options.rewrite_options.min_graph_nodes = -1
-    graph = tf_optimizer.OptimizeGraph(config, meta, verbose=False,
-                                       cluster=cluster.Cluster(devices=[gpu]))
-    return {node.name: node for node in graph.node}
+    return tf_optimizer.OptimizeGraph(config, meta, verbose=False,
+                                      cluster=cluster.Cluster(devices=[gpu]))
 
 
-def types(nodes, *operations):
+def types(graph_def, *operations):
     """How many of these kinds of operations have which type."""
-    return Counter(tf.as_dtype(node.attr['T'].type).name for node in nodes.values()
+    return Counter(tf.as_dtype(node.attr['T'].type).name for node in graph_def.node
                    if node.op in operations)
 
 
@@ -64,7 +63,7 @@ def test_on_a_gpu_float16_convolves_in_it_and_keeps_weights_and_loss_in_float32(
         exact = types(half, 'ResourceApplyAdam', 'SoftmaxCrossEntropyWithLogits')
         assert set(exact) == {'float32'}
         assert tf.float16.as_datatype_enum not in {
-            node.attr['dtype'].type for node in half.values() if node.op == 'VarHandleOp'}
+            node.attr['dtype'].type for node in half.node if node.op == 'VarHandleOp'}
         # a GPU without tensor cores: TensorFlow changes nothing, so `find` must not promise it
         assert set(types(rewritten(net, 'float16', '6.1'), *CONVOLUTIONS)) == {'float32'}
         # the rewrite to bfloat16 is for a CPU
