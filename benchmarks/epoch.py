@@ -6,8 +6,11 @@
 Everything of a run is done, from reading the photographs to overlays and page; what is not named
 here are options of main.py. With --fake-device MS, a training step is a sleep of so many
 milliseconds a photograph and a prediction one of a third of that, and all else is real: it tells
-whether a device as fast as that would wait. The step's share of the encoder does not matter then,
-but the size of its weights does, as checkpoints are written.
+whether a device as fast as that would wait. Drawn scenes are trained on with drawn weights, as many
+as those of the real encoder, as checkpoints are written.
+
+Then the images a second, and, of a real device, what they make of its peak (--peak TFLOPS): the
+forward pass's work, and twice that for what the backward pass goes through.
 """
 import sys
 import tempfile
@@ -40,6 +43,7 @@ class Stopwatch:
 
     def __init__(self):
         self.seconds, self.label, self.began = defaultdict(float), START, time.perf_counter()
+        self.images, self.flop_per_image = 0, None      # trained on; of a training step
 
     def switch(self, label):
         """Goes over to another part; returns the one that was on."""
@@ -91,6 +95,7 @@ def watched_session(watch, fake_ms):
                        for tensor, value in (feed_dict or {}).items()}
             images = by_name.get('photographs:0')
             if 'learning_rate:0' in by_name:
+                watch.images += len(images)
                 with watch.timing(STEPS):
                     if fake_ms is None:
                         return super().run(fetches, feed_dict, **options)
@@ -132,8 +137,29 @@ def watch_batches(watch):
     pipeline.gen_batch_function = gen_batch_function
 
 
-def table(seconds, epochs):
-    """Text of what the run's time went into, the longest first."""
+def watch_cost(watch):
+    """Notes the work of a training step, as the run itself estimates it."""
+    report = main.preflight.report
+
+    def noted(*arguments):
+        cost, available = report(*arguments)
+        watch.flop_per_image = 1e9 * cost.gflop_per_image * (1 + 2 * cost.carried_back)
+        return cost, available
+
+    main.preflight.report = noted
+
+
+def table(watch, epochs, peak=None):
+    """Text of what the run's time went into, the longest first.
+
+    Args:
+        watch: `Stopwatch`.
+        epochs: of the run.
+        peak: of the device, TFLOP/s; None where it sleeps or is not known.
+    """
+    seconds = watch.seconds
+    if not watch.images:
+        return 'the run had no step'
     parts = {label: time_of for label, time_of in seconds.items()
              if label not in (START, NETWORK, WRITING)}
     whole = sum(parts.values())
@@ -141,6 +167,11 @@ def table(seconds, epochs):
     for label in sorted(parts, key=lambda label: -parts[label]):
         lines.append(f'{label:45} {parts[label]:8.2f} {100 * parts[label] / whole:9.1f}')
     lines += [f'{label:45} {seconds[label]:8.2f}' for label in (NETWORK, WRITING, START)]
+    rate = watch.images / parts[STEPS]
+    lines.append(f'{rate:.1f} images/s in the steps, {watch.images / whole:.1f} in all')
+    if peak:
+        done = 1e-12 * rate * watch.flop_per_image
+        lines.append(f'{done:.2f} TFLOP/s in the steps, {done / peak:.2f} of {peak:g}')
     return '\n'.join([*lines, f'{epochs} epochs took {whole / parts[STEPS]:.3f} times as long as '
                               f'their steps, on {processors()} cores'])
 
@@ -149,9 +180,11 @@ def command(argv=None):
     parser = Parser(prog='python benchmarks/epoch.py', description=__doc__)
     parser.add_argument('--fake-device', type=number(float, 0, 1e5), metavar='MS',
                         help='sleep so long a photograph instead of a training step')
+    parser.add_argument('--peak', type=number(float, 1e-3, 1e6), metavar='TFLOPS',
+                        help='peak of a real device at the precision of the training')
     parser.add_argument('--draw', type=number(int, 6, 3000), metavar='N',
                         help='train on so many drawn scenes of the size of KITTI Road, with as '
-                             'many test photographs and a sixth of them held out')
+                             'many test photographs and a sixth of them held out; KITTI Road: 241')
     parser.add_argument('--draw-size', type=image_size, default=(375, 1242), metavar='HxW',
                         help='of drawn scenes')
     parser.add_argument('--epochs', type=number(int, 1, 100_000), default=40)
@@ -159,6 +192,7 @@ def command(argv=None):
 
     watch = Stopwatch()
     watch_batches(watch)
+    watch_cost(watch)
     tf.Session = watched_session(watch, args.fake_device)
     watch.wrap(main, 'train_nn', 'between steps')
     watch.wrap(main.Recorder, 'score_last', REST)
@@ -176,22 +210,22 @@ def command(argv=None):
                               test=args.draw // 3 * 3, held_out=held_out, size=args.draw_size)
             others += ['--data-dir', folder]
             if '--encoder' not in others:
-                others += ['--encoder', str(small_encoder(Path(folder) / 'vgg'))]
+                others += ['--encoder', str(drawn_encoder(Path(folder) / 'vgg'))]
         watch.began = time.perf_counter()
         code = run_command(main.main, ['--runs-dir', str(Path(folder) / 'runs'), '--epochs',
                                        str(args.epochs), *others])
         watch.switch(START)
     if code == 0:
-        print(table(watch.seconds, args.epochs))
+        print(table(watch, args.epochs, None if args.fake_device else args.peak))
     return code
 
 
-def small_encoder(path):
-    """Writes a VGG16 with the weights drawn, a quarter as wide as the real one."""
+def drawn_encoder(path):
+    """Writes a VGG16 with the weights drawn, as large as that of `--context`."""
     from roadseg.networks import vgg16
-    shapes = vgg16.convolution_shapes(width_divisor=4)
-    vgg16.save({}, {**shapes, **vgg16.top_shapes(shapes['conv5_3'][-1], fc_width=128)},
-               vgg16.torch_input, path)
+    shapes = vgg16.convolution_shapes()
+    top = vgg16.top_shapes(shapes['conv5_3'][-1], fc_width=512, context=True)
+    vgg16.save({}, {**shapes, **top}, vgg16.torch_input, path)
     return path
 
 

@@ -21,7 +21,7 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
     header = next(number for number, line in enumerate(lines) if 'per cent' in line
                   and line.startswith('of the run'))
     seconds, percent = {}, []
-    for line in lines[header + 1:-1]:
+    for line in lines[header + 1:-2]:
         label, numbers = line[:45].strip(), [float(word) for word in line[45:].split()]
         seconds[label] = numbers[0]
         percent += numbers[1:]
@@ -35,6 +35,7 @@ def test_a_run_on_a_fake_device_is_taken_apart(tiny_vgg):
     assert seconds['predictions of the network (beside the above)'] >= 9 * 0.010 / 3
     assert seconds['writing of checkpoints (beside the above)'] > 0
     assert abs(sum(percent) - 100) < 1
+    assert 0 < float(lines[-2].split()[0]) <= 100 and 'images/s in the steps, ' in lines[-2]
     assert lines[-1].startswith('2 epochs took ') and lines[-1].endswith(' cores')
     assert float(lines[-1].split()[3]) > 1
 
