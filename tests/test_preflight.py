@@ -230,6 +230,14 @@ def test_workers_of_a_machine_share_its_memory(monkeypatch):
     assert (alone, shared) == (2 ** 30, 2 ** 30 // 3)
 
 
+def test_weights_that_are_left_as_they_are_take_memory_too():
+    """The course's VGG16 has 537 MB of them, and on a GPU they are none of the free memory."""
+    every, none = (estimate((96, 96), 0, trained=lambda name, value=value: value)
+                   for value in (True, False))
+    assert none.parameters == 0 and every.parameters > 50
+    assert every.memory - none.memory == (20 - 4) * every.parameters
+
+
 def test_memory_to_predict_grows_with_the_square_of_the_scale():
     def memory(scale):
         with tf.Graph().as_default(), tf.Session() as sess:

@@ -98,9 +98,11 @@ def cost(sess, logits, input_image, image_shape, batch_size, variables, precisio
     scale = image_shape[0] * image_shape[1] / PROBE ** 2
     width = 4 if precision == 'float32' else 2
     of_image = int(width * (kept + TRANSIENT * largest) * scale)
-    parameters = sum(math.prod(variable.shape.as_list()) for variable in variables)
-    # weights, gradients, two moments of Adam and the moving averages, 4 bytes each
-    fixed = 20 * parameters + WORKSPACE
+    parameters, of_all = (sum(math.prod(variable.shape.as_list()) for variable in some)
+                          for some in (variables, behind(logits, tf.trainable_variables())))
+    # weights, gradients, two moments of Adam and the moving averages, 4 bytes each; and the
+    # weights that are left as they are
+    fixed = 20 * parameters + 4 * (of_all - parameters) + WORKSPACE
     return Cost(parameters, work * scale / 1e9, fixed + batch_size * of_image, of_image,
                 fixed + to_predict(largest, image_shape, test_scale, precision), test_scale,
                 carried_back / max(work, 1))
