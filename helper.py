@@ -12,8 +12,9 @@ from roadseg.errors import InputError
 from roadseg.files import make_folder
 from roadseg.images import paint, read_image, write_image
 from roadseg.inference import Network
+from roadseg.machine import processors
 from roadseg.networks import vgg16
-from roadseg.threads import prepared_ahead, processors
+from roadseg.threads import prepared_ahead
 from roadseg.training import pipeline
 from roadseg.training.run_folder import new_folder
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from roadseg.commands import Parser, image_size, number, run_command     # noqa: E402
 from roadseg.datasets import demo, kitti        # noqa: E402
-from roadseg.threads import processors      # noqa: E402
+from roadseg.machine import processors      # noqa: E402
 from roadseg.training import augment, pipeline      # noqa: E402
 from roadseg.training.options import build_parser       # noqa: E402
 

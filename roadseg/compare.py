@@ -20,7 +20,7 @@ from roadseg.errors import InputError
 from roadseg.files import human_size
 from roadseg.images import resize
 from roadseg.inference import Network
-from roadseg.threads import processors
+from roadseg.machine import processors
 from roadseg.training.pipeline import read_pair
 from roadseg.training.run_folder import describe_software
 

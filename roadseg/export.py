@@ -45,11 +45,12 @@ from roadseg.compare import (LEFT_OUT, LIMITS, NATIVE, check_on, compare, descri
                              spread, table)
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
-from roadseg.files import (check_free, file_checksum, free_memory, human_size, move_into_place,
+from roadseg.files import (check_free, file_checksum, human_size, move_into_place,
                            part_folder, write_error, write_json, write_whole)
 from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
+from roadseg.machine import free_memory
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete

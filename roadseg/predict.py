@@ -44,9 +44,10 @@ from roadseg.errors import InputError
 from roadseg.files import check_file, delete, make_folder, write_json, write_whole
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
                             write_mask)
+from roadseg.machine import processors
 from roadseg.model import boxed, is_export, is_run, load
 from roadseg.scoring.classes import class_numbers
-from roadseg.threads import prepared_ahead, processors
+from roadseg.threads import prepared_ahead
 from roadseg.training.run_folder import holds_runs
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.ppm', '.pgm', '.jp2',

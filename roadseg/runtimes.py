@@ -18,8 +18,8 @@ import numpy as np
 from roadseg.driver import sees_gpu
 from roadseg.errors import InputError
 from roadseg.files import check_file, describe_os_error, file_checksum, read_json
+from roadseg.machine import processors
 from roadseg.tf_errors import naming_lack_of_memory
-from roadseg.threads import processors
 
 FORMAT_VERSION = 1          # of export.json
 METADATA = 'export.json'

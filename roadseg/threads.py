@@ -1,14 +1,8 @@
 """Work in threads, in order. NumPy, Pillow and TensorFlow let others run while they compute."""
-import os
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-
-
-def processors():
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def prepared_ahead(make, arguments, threads=1, ahead=4):

@@ -8,7 +8,7 @@ from tensorflow.core.protobuf import device_properties_pb2
 from tensorflow.python.grappler import cluster, tf_optimizer
 
 import main
-from roadseg import driver, launch, tf_errors, threads
+from roadseg import driver, launch, machine, tf_errors
 from roadseg.errors import InputError
 from roadseg.training import checkpoints, device, workers
 
@@ -230,7 +230,7 @@ def test_the_session_takes_memory_as_it_needs_it():
 
 @pytest.mark.skipif(driver.has_driver(), reason='there is a GPU')
 def test_the_processors_that_are_named_are_those_that_may_be_used(monkeypatch):
-    monkeypatch.setattr(threads.os, 'sched_getaffinity', lambda process: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(machine.os, 'sched_getaffinity', lambda process: {0, 3, 5}, raising=False)
     assert device.find().name == 'CPU, 3 cores'
 
 

@@ -378,43 +378,6 @@ def test_what_killed_processes_left_is_swept(tmp_path):
     assert names(tmp_path) == ['.a.mp4.new1.part', '.a.mp4.new2.part', '.b.mp4.old.part']
 
 
-# Memory ---------------------------------------------------------------------------------------
-
-def test_memory_that_files_have_left_behind_is_free(tmp_path):
-    """A control group's use counts what was read, which is given back as it is needed."""
-    assert files._left_in(tmp_path) == []
-    for name, content in (('max', '900'), ('current', '700'),
-                          ('stat', 'anon 200\ninactive_file 400\nactive_file 50\nfile 460')):
-        (tmp_path / f'memory.{name}').write_text(content + '\n')
-    assert files._left_in(tmp_path) == [900 - 700 + 450]
-    (tmp_path / 'memory.max').write_text('max\n')
-    assert files._left_in(tmp_path) == []
-
-
-def test_memory_of_control_groups_of_the_first_version(tmp_path):
-    for name, content in (('limit_in_bytes', '900'), ('usage_in_bytes', '700'),
-                          ('stat', 'active_file 1\ntotal_inactive_file 400\ntotal_active_file 50')):
-        (tmp_path / f'memory.{name}').write_text(content + '\n')
-    assert files._left_in(tmp_path) == [900 - 700 + 450]
-
-
-@pytest.mark.parametrize('line, expected', [
-    ('0::/mine', ['/sys/fs/cgroup/mine', '/sys/fs/cgroup']),
-    ('4:memory:/mine', ['/sys/fs/cgroup/memory/mine', '/sys/fs/cgroup/memory']),
-    ('4:hugetlb,memory:/a:b', ['/sys/fs/cgroup/memory/a:b']), ('2:cpu:/mine', [])])
-def test_control_groups_of_both_versions_are_looked_at(monkeypatch, line, expected):
-    asked = []
-    monkeypatch.setattr(files, '_left_in', lambda group: asked.append(str(group)) or [])
-    monkeypatch.setattr(files.Path, 'read_text', lambda *_, **__: line + '\n')
-    files.free_memory()
-    assert set(expected) <= set(asked) and bool(asked) == bool(expected)
-
-
-@pytest.mark.skipif(not Path('/proc/meminfo').exists(), reason='the system does not tell')
-def test_free_memory_is_a_plausible_number_of_bytes():
-    assert 2 ** 20 < files.free_memory() < 2 ** 50
-
-
 def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'disk')
     assert not files.is_there(tmp_path / 'disk')

@@ -16,7 +16,7 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 import main
 import roadseg
 from conftest import save_tiny_vgg
-from roadseg.inference_graph import OUTPUT, freeze, inference_graph
+from roadseg.inference_graph import freeze, inference_graph
 from roadseg.networks import resnet50
 from roadseg.training.workers import Workers
 from test_device import rewritten

@@ -46,8 +46,9 @@ import tensorflow.compat.v1 as tf
 from roadseg.commands import Parser, number, run_command
 from roadseg.datasets import download
 from roadseg.errors import InputError
-from roadseg.files import (check_file, check_free, free_memory, free_space_check, human_size,
+from roadseg.files import (check_file, check_free, free_space_check, human_size,
                            is_there, sweep)
+from roadseg.machine import free_memory
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, he_normal,
                                       torch_input)

@@ -13,8 +13,9 @@ from roadseg.errors import InputError
 from roadseg.files import delete, make_folder
 from roadseg.images import paint, resize, thumbnail_size, write_image
 from roadseg.inference import TURNS
+from roadseg.machine import processors
 from roadseg.scoring import bev
-from roadseg.threads import prepared_ahead, processors
+from roadseg.threads import prepared_ahead
 
 FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
 PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road

@@ -9,7 +9,7 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from roadseg.driver import offers_gpu
 from roadseg.errors import InputError
-from roadseg.threads import processors
+from roadseg.machine import bound_processors, processors
 from roadseg.training.processor import is_without_onednn, native_bfloat16
 
 FIRST_TENSOR_CORES = (7, 0)     # compute capability from which TensorFlow rewrites to float16
@@ -108,8 +108,8 @@ def describe(device):
 def session_config(precision='float32', xla=False):
     """Configuration of a session.
 
-    The numbers of threads are TensorFlow's own choice, which are those of the processors; so is
-    cuDNN's search for the fastest convolutions, which is on.
+    The numbers of threads are TensorFlow's own choice, which are those of the processors, unless
+    a container gives fewer; so is cuDNN's search for the fastest convolutions, which is on.
 
     Args:
         precision: 'float32'; 'bfloat16' on a CPU or 'float16' on a GPU, where the variables stay
@@ -117,6 +117,8 @@ def session_config(precision='float32', xla=False):
         xla: whether XLA compiles what it can of the graph.
     """
     config = tf.ConfigProto(allow_soft_placement=True)
+    if processors() < bound_processors():       # which TensorFlow would take
+        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = processors()
     config.gpu_options.allow_growth = True
     if offers_gpu():        # opened, each takes memory, and a full one would end the run
         config.gpu_options.visible_device_list = '0'

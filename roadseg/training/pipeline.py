@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import free_memory
 from roadseg.images import check_image, orientation, read_image, seen_size
+from roadseg.machine import free_memory, processors
 from roadseg.scoring.score import check_names
-from roadseg.threads import prepared_ahead, processors
+from roadseg.threads import prepared_ahead
 from roadseg.training.augment import GREY, distort
 
 USUAL_SIZE = 192, 640       # of KITTI Road's photographs in training

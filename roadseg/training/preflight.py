@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 from roadseg.commands import duration
 from roadseg.driver import offers_gpu
 from roadseg.errors import InputError
-from roadseg.files import free_memory
+from roadseg.machine import free_memory
 from roadseg.training.processor import is_without_onednn
 from roadseg.training.variables import behind, forward_operations
 

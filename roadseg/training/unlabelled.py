@@ -32,8 +32,9 @@ from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import read_json, temporary, write_error, write_json
 from roadseg.images import paint, read_image, write_image, write_mask
+from roadseg.machine import processors
 from roadseg.tf_errors import naming_lack_of_memory
-from roadseg.threads import prepared_ahead, processors
+from roadseg.threads import prepared_ahead
 from roadseg.training import pipeline
 from roadseg.training.run_folder import checksum
 from roadseg.training.start_from import NOTES, check_unseen, not_trained_on, sha256
