@@ -597,6 +597,21 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
 
 
 @pytest.mark.slow
+def test_two_workers_that_are_asked_to_stop_do_so_together_and_go_on_as_two(data, alone, tmp_path):
+    process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
+    end = time.monotonic() + 200
+    while not list(tmp_path.glob('[!.]*/checkpoints/step-*')) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 130 and 'go on with python main.py --resume' in output, output
+    run = next(path for path in tmp_path.glob('[!.]*') if path.is_dir())
+    code, output = finish(start(['--resume', str(run)], count=2))
+    assert code == 0, output
+    np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('option', ['--seed', '--encoder'])
 def test_workers_with_other_options_or_another_encoder_are_refused(data, tmp_path, option):
     save_tiny_vgg(tmp_path / 'vgg', fc_width=14)
