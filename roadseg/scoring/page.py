@@ -590,6 +590,8 @@ def _overlays_section(run):
 def _pseudo_labels_section(run):
     """Some of the labels that a network made, on their photographs."""
     names, palette = [*run.data['classes'], 'unsure'], [*run.data['palette'], (0, 0, 0)]
+    if len(names) == 3:
+        names, palette = names[1:], palette[1:]
     return _gallery(run, 'Pseudo-labels', 'Labels that a trained network made for photographs '
                     'without one, and that were learned from. Where it was unsure, nothing was '
                     'learned. All of them are in <a href="pseudo_labels/">pseudo_labels/</a>.',

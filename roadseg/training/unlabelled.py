@@ -99,11 +99,14 @@ class Lesson:
                 copyfile(self._folder / name, folder / name)
         except OSError as error:
             raise write_error(folder, error) from error
+        palette = [*self._dataset.palette, UNSURE]
+        if len(palette) == 3:
+            palette[0] = None       # what is no road stays bare
         for image, name in self._more[::math.ceil(len(self._more) / SHOWN)]:
             classes = self.read_label(name)
-            classes[classes == IGNORED] = len(self._dataset.classes)
+            classes[classes == IGNORED] = len(palette) - 1
             write_image(folder / 'shown' / f'{name.stem}.jpg',
-                        paint(read_image(image), classes, [*self._dataset.palette, UNSURE]))
+                        paint(read_image(image), classes, palette))
         write_json(run / NOTES, self.notes)
 
     def read_from(self, run):
