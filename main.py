@@ -396,15 +396,16 @@ def run(options):
 
         progress, origin = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
-        # may take hours: not before all else is known to work
-        lesson = pseudo_labels.enter_context(unlabelled.lesson(options, dataset, training))
         with team.naming_lost():
             team.agree(sess, progress, options, dataset, training, encoder)
+        cost, seconds, available = preflight.estimate(
+            sess, net, trained_variables(options.freeze_blocks, options.train), options, team)
+        # may take hours: not before all else is known to work
+        lesson = pseudo_labels.enter_context(unlabelled.lesson(options, dataset, training))
         steps_per_epoch = math.ceil(lesson.per_epoch / (options.batch_size * team.count))
         last_step = min(steps_per_epoch * options.epochs, options.max_steps or math.inf)
-        cost, available = preflight.report(
-            sess, net, options.batch_size * max(last_step - progress.step, 0),
-            trained_variables(options.freeze_blocks, options.train), options, team)
+        print(preflight.describe(cost, seconds, options.batch_size * max(
+            last_step - progress.step, 0), options.precision, team.count), flush=True)
         cache = pipeline.Cache(pipeline.cache_bytes(options.cache_gb, team.count_here,
                                                     0 if hardware.is_gpu else cost.at_most))
         get_batches_fn = pipeline.training_batches(lesson, options, cache, progress.epoch,

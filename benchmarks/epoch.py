@@ -139,14 +139,14 @@ def watch_batches(watch):
 
 def watch_cost(watch):
     """Notes the work of a training step, as the run itself estimates it."""
-    report = main.preflight.report
+    estimate = main.preflight.estimate
 
     def noted(*arguments):
-        cost, available = report(*arguments)
+        cost, *others = estimate(*arguments)
         watch.flop_per_image = 1e9 * cost.gflop_per_image * (1 + 2 * cost.carried_back)
-        return cost, available
+        return cost, *others
 
-    main.preflight.report = noted
+    main.preflight.estimate = noted
 
 
 def table(watch, epochs, peak=None):

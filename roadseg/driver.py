@@ -35,6 +35,20 @@ def gpus():
     return list(map(str, range(count.value)))
 
 
+def first_gpu():
+    """The UUID of the first GPU that programs may use, 32 hexadecimal digits; None without one.
+
+    It is the same however a GPU is named to a process, and within a container.
+    """
+    if not offers_gpu():
+        return None
+    driver, device, found = ctypes.CDLL(DRIVER), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    if (driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+            or driver.cuDeviceGetUuid(ctypes.byref(found), device)):
+        return None
+    return bytes(found).hex()
+
+
 def sees_gpu():
     """Whether TensorFlow could use a GPU, which it does not on Windows."""
     return sys.platform != 'win32' and offers_gpu()

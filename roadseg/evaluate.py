@@ -355,7 +355,7 @@ def main(argv=None):
         help="score the bird's-eye view, too, as the KITTI server does")
     add('--checkpoint', choices=('last', 'best'), default='last',
         help='which one to score: best is that of the epoch with the highest validation score, '
-             'which flatters the score on the split it was chosen by')
+             'of those that have one, which flatters the score on the split it was chosen by')
     add('--test-scale', type=factors, default=None, metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean; by '
              'default as in the training')

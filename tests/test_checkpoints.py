@@ -20,6 +20,7 @@ from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.tf_paths import literal
 from roadseg.training import checkpoints
+from roadseg.training.held_out import Stopped
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, write_log
 
@@ -614,11 +615,22 @@ def test_an_epoch_does_not_wait_for_the_checkpoint_of_the_one_before(tiny, held)
                                    progress=SimpleNamespace(row=None),
                                    save=lambda: saved.append(recorder.progress.row['epoch']))
         recorder.is_due = partial(Recorder.is_due, recorder)
+        recorder.farewell = lambda: 'farewell'
         recorder.is_last = partial(Recorder.is_last, recorder)
         begin(tiny, writer, 10)
         for epoch in (1, 2, 3):
             Recorder.after_epoch(recorder, {'epoch': epoch, 'step': 10 * epoch})
         assert saved == [3]         # which a training never ends without
+
+        def stopped(row):
+            with Recorder.saying_farewell(recorder):
+                raise Stopped
+
+        recorder.record = stopped       # while it is scored
+        with pytest.raises(KeyboardInterrupt, match='farewell'):
+            Recorder.after_epoch(recorder, {'epoch': 2, 'step': 20})
+        assert saved.pop() == 2         # with the row, which a resumption then scores
+        recorder.record = lambda row: None
         held.set()
         writer.wait()
         Recorder.after_epoch(recorder, {'epoch': 2, 'step': 20})

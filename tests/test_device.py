@@ -167,7 +167,6 @@ def test_a_gpu_that_others_have_is_a_line(monkeypatch, error):
 @pytest.mark.parametrize('kind, text', [
     (tf.errors.FailedPreconditionError, 'DNN library initialization failed. Look at the errors'),
     (tf.errors.InvalidArgumentError, 'No DNN in stream executor'),
-    (tf.errors.InternalError, 'Error invoking NCCL: invalid usage'),
     (tf.errors.InternalError, "'cuLaunchKernel(function)' failed with 'CUDA_ERROR_INVALID_HANDLE'")])
 def test_a_gpu_that_cannot_compute_is_not_taken_for_a_damaged_file(kind, text, tmp_path, capsys,
                                                                    monkeypatch):
@@ -198,6 +197,28 @@ def test_each_worker_gets_a_gpu_of_its_own_or_none(monkeypatch):
                             ('0,1,', ['0', '1']), ('0,-1,1', ['0'])):
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
         assert driver.gpus() == expected
+
+
+def test_a_gpu_is_known_by_its_uuid(monkeypatch):
+    def get_device(device, number):
+        assert number == 0
+        device._obj.value = 3
+        return 0
+
+    def get_uuid(found, device):
+        found._obj[:] = [device.value] * 15 + [255]
+        return 0
+
+    library = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGet=get_device,
+                              cuDeviceGetUuid=get_uuid)
+    monkeypatch.setattr(driver.ctypes, 'CDLL', lambda name: library)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert driver.first_gpu() == '03' * 15 + 'ff'
+    library.cuInit = lambda flags: 100      # no device
+    assert driver.first_gpu() is None
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+    library.cuInit = pytest.fail
+    assert driver.first_gpu() is None
 
 
 def test_numbers_travel_between_cpus_whatever_trains():
@@ -231,6 +252,7 @@ def test_the_session_takes_memory_as_it_needs_it():
 @pytest.mark.skipif(driver.has_driver(), reason='there is a GPU')
 def test_the_processors_that_are_named_are_those_that_may_be_used(monkeypatch):
     monkeypatch.setattr(machine.os, 'sched_getaffinity', lambda process: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(machine, 'control_groups', lambda controller: [])
     assert device.find().name == 'CPU, 3 cores'
 
 

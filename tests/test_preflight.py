@@ -196,8 +196,8 @@ def little_memory(monkeypatch):
     monkeypatch.setattr(preflight, 'available_memory', lambda *_: 2 * GIB)
 
 
-def report(image_size, test_scale=(1.0,), logits=None, team=Workers()):
-    """`preflight.report` of `tiny_network`, or of what `logits` makes of its image."""
+def found(image_size, test_scale=(1.0,), logits=None, team=Workers()):
+    """`preflight.estimate` of `tiny_network`, or of what `logits` makes of its image."""
     with tf.Graph().as_default() as graph, tf.Session() as sess:
         image, last = tiny_network()
         if logits is not None:
@@ -205,28 +205,27 @@ def report(image_size, test_scale=(1.0,), logits=None, team=Workers()):
         net = SimpleNamespace(input_image=image, logits=last, keep_prob=tf.placeholder(tf.float32))
         sess.run(tf.global_variables_initializer())
         graph.finalize()
-        return preflight.report(sess, net, 10, tf.trainable_variables(), SimpleNamespace(
+        return preflight.estimate(sess, net, tf.trainable_variables(), SimpleNamespace(
             image_size=image_size, batch_size=1, precision='float32', test_scale=test_scale), team)
 
 
-def test_the_report_says_what_it_takes(capsys, little_memory):
-    cost, available = report((32, 64))
-    assert available == 2 * GIB and cost.memory < 2 * GIB
-    assert 'GFLOP per image forward' in capsys.readouterr().out
+def test_what_a_training_takes_is_found(little_memory):
+    cost, seconds, available = found((32, 64))
+    assert available == 2 * GIB and cost.memory < 2 * GIB and 0 < seconds < 10
 
 
 def test_a_test_scale_whose_memory_will_not_do_is_refused_before_the_training(little_memory):
     """The training itself would fit."""
-    report((320, 640), test_scale=[1.0, 2.0])
+    found((320, 640), test_scale=[1.0, 2.0])
     with pytest.raises(InputError, match=r'out of memory: .*--test-scale 100.* and 2.0 GiB are '
                                          'free.*choose a smaller one'):
-        report((320, 640), test_scale=[1.0, 100.0])
+        found((320, 640), test_scale=[1.0, 100.0])
 
 
 def test_workers_of_a_machine_share_its_memory(monkeypatch):
     monkeypatch.setattr(preflight, 'free_memory', lambda: 2 ** 30)
-    _, alone = report((32, 64))
-    _, shared = report((32, 64), team=Workers(['a:1', 'a:2', 'b:1', 'a:3']))
+    *_, alone = found((32, 64))
+    *_, shared = found((32, 64), team=Workers(['a:1', 'a:2', 'b:1', 'a:3']))
     assert (alone, shared) == (2 ** 30, 2 ** 30 // 3)
 
 
@@ -272,7 +271,7 @@ def test_memory_that_runs_out_while_the_time_is_measured_is_advice(little_memory
         return logits + tf.numpy_function(look, [image], tf.float32)
 
     with pytest.raises(InputError, match='out of memory: about .*--image-size') as caught:
-        report((160, 320), logits=spoilt)
+        found((160, 320), logits=spoilt)
     assert '\n' not in str(caught.value)
 
 

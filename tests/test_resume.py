@@ -68,7 +68,6 @@ def assert_like(run, whole, resume=True):
     if resume:
         assert command('--resume', run) == 0
     np.testing.assert_allclose(log_of(run), log_of(whole), rtol=1e-3)
-    assert checkpoints.best_step(run) == checkpoints.best_step(whole)
     assert checkpoints.best_step(run) in map(checkpoints.step_of, checkpoints.saved(run))
     assert checkpoints.saved(run)[-1].name == 'step-000022'
     assert (run / 'evaluation.json').exists() and (run / 'index.html').exists()
@@ -175,7 +174,7 @@ def test_run_that_is_ended_again_and_again_ends_like_the_uninterrupted_one(
 
 
 def test_signal_before_the_training_leaves_no_run(data, tmp_path, monkeypatch):
-    interrupting(monkeypatch, main.preflight, 'report', 1, signal.SIGTERM)
+    interrupting(monkeypatch, main.preflight, 'estimate', 1, signal.SIGTERM)
     assert train(data, tmp_path, '--train', 'decoder') == (130, None)
 
 

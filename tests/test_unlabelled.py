@@ -256,15 +256,17 @@ def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photograp
     capsys.readouterr()
     with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
         assert [entry['label'] for entry in lesson.notes['photographs']] == ['overview.png']
-    assert ('1 photographs in ' in (warning := capsys.readouterr().err)
-            and 'not the 3 in its folders, the first being ' in warning)
+    assert 'are learned from, and none in its folders, such as ' in capsys.readouterr().err
+    shutil.copy(photographs / 'street 10.png', cities / 'aachen/a.jpg')         # two of a name are no matter
+    with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
+        assert len(lesson.pairs) == 7
 
 
 def test_photographs_that_training_squeezes_are_told(data, dataset, teacher, photographs, capsys):
     with Image.open(photographs / 'a.png') as image:
         image.resize((50, 80)).save(photographs / 'a.png')
     with lesson_of(dataset, options_of(data, photographs, teacher)):
-        assert 'warning: 1 of 3 photographs to train on have another shape than 192x640' in \
+        assert 'warning: 1 of 3 photographs without labels have another shape than 192x640' in \
             capsys.readouterr().err
 
 
@@ -273,14 +275,14 @@ def test_labelling_holds_one_prediction_and_their_sum():
     made, alive = [], []
 
     def predictions():
-        for value in (1, 2, 6):
+        for value in (1, 2, 6, 3):
             prediction = np.full((2, 3), value, np.float32)
             made.append(weakref.ref(prediction))
             alive.append(sum(one() is not None for one in made))
             yield prediction
             del prediction
 
-    assert (unlabelled._mean(predictions()) == 3).all() and alive == [1, 2, 3]
+    assert (unlabelled._mean(predictions()) == 3).all() and alive == [1, 2, 2, 2]
 
 
 @pytest.mark.parametrize('place', ['image_2', 'gt_image_2', 'image_2/more', '.', '../..'])
@@ -385,7 +387,8 @@ def test_rounds_hand_the_student_on_as_teacher():
     assert seen == [(['first'], 3, 'here', 5), (['run 1'], 2, None, 5), (['run 2'], 1, None, 5)]
 
 
-def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photographs, tmp_path):
+def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photographs, tmp_path,
+                                                                capsys):
     run = save_run(tmp_path / 'run')
     made = json.loads((run / 'options.json').read_text())
     made['options'].update(data_dir=str(data), unlabelled=str(photographs), rounds=2,
@@ -394,10 +397,11 @@ def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photograp
     assert parse_args(['--resume', str(run)]).rounds == 2
     made['options'].update(start_from='gone')       # by the next round, too
     (run / 'options.json').write_text(json.dumps(made))
-    with pytest.raises(InputError, match='--start-from: .*gone is no run.*; or end with this '
-                                         'round by --rounds 1'):
-        parse_args(['--resume', str(run)])
-    assert parse_args(['--resume', str(run), '--rounds', '1']).rounds == 1
+    assert parse_args(['--resume', str(run)]).rounds == 2       # this one may still be finished
+    assert 'warning: the next round will fail: --start-from: gone is no run' in \
+        capsys.readouterr().err
+    with pytest.raises(InputError, match='--rounds is 3, was 2'):
+        parse_args(['--resume', str(run), '--rounds', '3'])
     moved = save_run(tmp_path / 'moved')
     assert parse_args(['--resume', str(run), '--start-from', str(moved)]).start_from == moved
     made['start_from'] = {'run': str(moved)}        # as it was noted, in full
@@ -429,7 +433,7 @@ def test_resumed_student_ends_like_the_uninterrupted_one(data, teacher, photogra
 
     code, whole = train(tmp_path / 'whole')
     assert code == 0
-    assert 'pseudo_labels/a.png' in (whole / 'index.html').read_text()
+    assert 'pseudo_labels/shown/a.jpg' in (whole / 'index.html').read_text()
 
     original, steps = recorder.Recorder.after_step, []
 

@@ -23,7 +23,7 @@ from PIL import Image
 import main
 import roadseg
 from conftest import save_tiny_vgg
-from roadseg import launch
+from roadseg import launch, tf_errors
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
 from roadseg.errors import InputError
@@ -80,16 +80,15 @@ def test_workers_of_a_machine_know_how_many_they_are():
     assert team.count_here == 3 and workers.Workers().count_here == 1
 
 
-@pytest.mark.parametrize('addresses, own, same', [
-    (['a:1', 'a:2', 'b:1'], ['0', '1', '0'], None),
-    (['a:1', 'b:1', 'a:2'], ['0', '0', '0'], r'worker 2 \(a:2\) uses the same GPU as worker 0'),
-    (['a:1', 'a:2'], ['GPU-8a', 'GPU-8a'], 'worker 1 .a:2. uses the same GPU')])
-def test_two_workers_on_one_gpu_are_refused(monkeypatch, addresses, own, same):
+@pytest.mark.parametrize('own, same', [
+    (['8a', '8b', '8c'], None), ([None, None, '8c'], None),
+    (['8a', '8b', '8a'], r'worker 2 \(b:3\) uses the same GPU as worker 0 \(a:1\)')])
+def test_two_workers_on_one_gpu_are_refused(monkeypatch, own, same):
     """By all of them, before NCCL would fail."""
     asked = []
     for index, gpu in enumerate(own):       # first each says what it has
-        team = workers.Workers(addresses, index)
-        monkeypatch.setattr(workers.driver, 'gpus', lambda gpu=gpu: [gpu, '7'])
+        team = workers.Workers(['a:1', 'a:2', 'b:3'], index)
+        monkeypatch.setattr(workers.driver, 'first_gpu', lambda gpu=gpu: gpu)
         monkeypatch.setattr(team, 'exchange', lambda _, numbers: asked.append(numbers)
                             or np.arange(len(numbers)))
         team.check_own_gpu(None)
@@ -330,8 +329,17 @@ def test_a_connection_that_breaks_is_a_line_though_all_answer(monkeypatch):
     with pytest.raises(InputError, match='the connection to another worker broke .Socket closed.; '
                                          'start all workers again'), team.naming_lost():
         raise tf.errors.UnavailableError(None, None, 'Socket closed\nmore')
-    with pytest.raises(tf.errors.InvalidArgumentError), team.naming_lost():     # a bug of ours
-        raise tf.errors.InvalidArgumentError(None, None, 'shapes')
+    alone, of_onednn = workers.Workers(), ('Operation received an exception:Status: 1, message: '
+                                           'could not create a primitive')
+    for one, error in ((team, tf.errors.InvalidArgumentError(None, None, 'shapes')),
+                       (team, tf.errors.AbortedError(None, None, of_onednn)),
+                       (alone, tf.errors.AbortedError(None, None, 'Socket closed'))):
+        with pytest.raises(type(error)), one.naming_lost():         # a bug of ours
+            raise error
+    monkeypatch.setattr(tf_errors, 'offers_gpu', lambda: True)
+    with pytest.raises(InputError, match='^the GPU cannot compute: NCCL: unhandled cuda error'), \
+            team.naming_lost():
+        raise tf.errors.InternalError(None, None, 'NCCL: unhandled cuda error')
 
 
 def test_a_worker_that_is_gone_before_the_roll_is_called_is_named(monkeypatch):

@@ -4,13 +4,14 @@
 
 A checkpoint is written into `step-001205.part/` and renamed when the disk has it whole. One of the
 same step is `step-001205.old/` in between. Kept are the last two, so that one is left if the other
-is damaged, and the one whose epoch scored best.
+is damaged, and of the epochs that got one, the one that scored best.
 
 `progress.json` says where the training stands, which run it is, and the checksums of the
 other files. TensorFlow itself checks `model.data-...`, against checksums in `model.index`.
 
 While a network is trained, a thread writes a copy of the variables, see `Writer`. `log.csv` may
-then be ahead of the checkpoints by the epoch that is being written: after a kill, it comes again.
+then be ahead of the checkpoints: by the epoch that is being written, and by those that end
+meanwhile and get none. After a kill, they come again.
 """
 import hashlib
 import json

@@ -188,7 +188,7 @@ def parse_args(argv=None):
             try:
                 check_runs(argparse.Namespace(**{**vars(options), 'teacher': None}))
             except InputError as error:
-                raise InputError(f'{error}; or end with this round by --rounds 1') from error
+                print(f'warning: the next round will fail: {error}', file=sys.stderr)
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get(first.dataset, {}),
@@ -294,9 +294,9 @@ def resumed_options(folder, given):
     """Returns the options of an earlier run, to go on with.
 
     What changes nothing of the result may have changed since: where things lie (--data-dir,
-    --encoder, --unlabelled; --start-from, where another round begins with it), --cache-gb,
-    --save-minutes and --rounds. A relative path that leads nowhere from here is taken as the run
-    noted it, in full. An option that the run is too old to have gets its default.
+    --encoder, --unlabelled; --start-from, where another round begins with it), --cache-gb and
+    --save-minutes. A relative path that leads nowhere from here is taken as the run noted it, in
+    full. An option that the run is too old to have gets its default.
 
     Raises:
         InputError: the folder is no run's, an option in `given` contradicts it, or a value in it
@@ -308,8 +308,7 @@ def resumed_options(folder, given):
              'unlabelled': made['data'].get('unlabelled'),
              'start_from': origin.get('run') if isinstance(origin, dict) else None}
     free = {'resume': folder,
-            **{name: given.get(name, saved[name])
-               for name in ('cache_gb', 'save_minutes', 'rounds')}}
+            **{name: given.get(name, saved[name]) for name in ('cache_gb', 'save_minutes')}}
     photographs = [path for of_use in read_photographs(folder).values() for path in of_use]
 
     def holds(name, place):

@@ -110,12 +110,13 @@ def check(dataset, training, validation, batch_size, workers=1, ignored_rows=0):
     return [shape for _, shape, _ in looks[:first]]
 
 
-def training_size(wanted, shapes):
+def training_size(wanted, shapes, what='photographs to train on'):
     """The size at which photographs are seen in training. Warns where that squeezes some.
 
     Args:
         wanted: (H, W), or None for the photographs' own aspect and as many pixels as `USUAL_SIZE`.
-        shapes: list of (H, W), of the photographs to train on.
+        shapes: list of (H, W), of the photographs.
+        what: these are, for the warning.
 
     Returns:
         (H, W).
@@ -124,7 +125,7 @@ def training_size(wanted, shapes):
     aspects = [rows / columns * width / height for rows, columns in shapes]
     squeezed = sum(not 1 / SQUEEZED < aspect < SQUEEZED for aspect in aspects)
     if squeezed:
-        print(f'warning: {squeezed} of {len(shapes)} photographs to train on have another shape '
+        print(f'warning: {squeezed} of {len(shapes)} {what} have another shape '
               f'than {height}x{width} by more than a quarter, and are squeezed into it; choose '
               'another --image-size, or cut them', file=sys.stderr)
     return height, width

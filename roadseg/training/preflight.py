@@ -271,32 +271,29 @@ def describe_epoch(row, epochs, max_steps):
             + (f', {duration(left)} to go' if left > 60 else ''))
 
 
-def report(sess, net, images, variables, options, team):
-    """Prints what a training run will take, and checks that the memory will do.
+def estimate(sess, net, variables, options, team):
+    """Finds out what a training run will take, and checks that the memory will do.
 
     Args:
         sess: session; the variables have values.
         net: `main.Training`.
-        images: how many this worker is still to train on.
         variables: those that are trained.
         options: namespace with `image_size`, `batch_size`, `precision` and `test_scale`.
         team: the workers.
 
     Returns:
-        (`Cost`, bytes available or None).
+        (`Cost`, seconds per image, bytes available or None).
 
     Raises:
         InputError: the memory will not do; says what batch size will. Or see `check_dilation`.
     """
     check_dilation(sess.graph)
     inference = {net.keep_prob: 1.0}
-    estimate = cost(sess, net.logits, net.input_image, options.image_size,
-                    options.batch_size, variables, options.precision, inference,
-                    max(options.test_scale))
+    found = cost(sess, net.logits, net.input_image, options.image_size, options.batch_size,
+                 variables, options.precision, inference, max(options.test_scale))
     available = available_memory(sess, team.count_here)
-    check(estimate, options.batch_size, available)
-    with advising(estimate, options.batch_size, available):
+    check(found, options.batch_size, available)
+    with advising(found, options.batch_size, available):
         seconds = seconds_per_image(sess, net.logits, net.input_image, options.image_size,
-                                    inference, estimate.carried_back)
-    print(describe(estimate, seconds, images, options.precision, team.count), flush=True)
-    return estimate, available
+                                    inference, found.carried_back)
+    return found, seconds, available

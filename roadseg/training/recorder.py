@@ -52,7 +52,7 @@ class Recorder:
         with self.events_may_fail():
             self.events = tensorboard.EventFile(
                 self.folder / 'tensorboard', self.network.sess.graph, progress.step)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.is_saved = time.monotonic(), True   # whether the last epoch is
         self.beside, self.page = ThreadPoolExecutor(1), None    # page: a future, or None
 
     # While it trains --------------------------------------------------------------------------
@@ -96,7 +96,8 @@ class Recorder:
         """
         self.progress.row = row
         self.writer.check()
-        if self.is_last(row) or self.is_due(row) and not self.writer.is_busy():
+        self.is_saved = self.is_last(row) or self.is_due(row) and not self.writer.is_busy()
+        if self.is_saved:
             self.save()
         self.record(row)
         self.progress.row = None
@@ -214,6 +215,8 @@ class Recorder:
         try:
             yield
         except Stopped:
+            if not self.is_saved:
+                self.save()
             raise KeyboardInterrupt(self.farewell()) from None
 
     def farewell(self):

@@ -218,12 +218,12 @@ def _photographs(options, training, held_out):
         if not found and place.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"--unlabelled: {folder} holds {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
-    below = [path for place in _folders_in(folder)      # such as cities
-             for path in labels.pictures(place, labels.PHOTOGRAPHS).values()]
+    below = _folders_in(folder)         # such as cities
     if found and below:
-        print(f'warning: {len(found)} photographs in {folder} are learned from, and not the '
-              f'{len(below)} in its folders, the first being {below[0]}', file=sys.stderr)
-    found = found or {str(path): path for path in below}
+        print(f'warning: the {len(found)} photographs in {folder} are learned from, and none in '
+              f'its folders, such as {below[0]}', file=sys.stderr)
+    found = found or {str(path): path for place in below
+                      for path in labels.pictures(place, labels.PHOTOGRAPHS).values()}
     places = sorted({path.parent for path in found.values()})
     if len(places) > 1:
         print(f'--unlabelled: {len(found)} photographs in {len(places)} folders, from '
@@ -354,7 +354,7 @@ def _label(options, dataset, training, folder):
             entries.append({'photograph': photograph, 'label': name, 'sure': round(sure, 4),
                             'sha256': sha256(path), 'label_sha256': sha256(folder / name)})
     if shapes:
-        pipeline.training_size(options.image_size, shapes)      # warns of those it squeezes
+        pipeline.training_size(options.image_size, shapes, 'photographs without labels')
     if skipped:
         print(f'warning: {len(skipped)} of {len(paths)} photographs are left out, as the teacher '
               f'is unsure of every pixel, the first being {labels.shown(skipped[0])}',
@@ -377,6 +377,7 @@ def _mean(predictions):
     for prediction in predictions:
         total += prediction
         count += 1
+        del prediction          # before the next one is made
     total /= count
     return total
 

@@ -30,7 +30,7 @@ from filelock import FileLock
 from roadseg import driver
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.tf_errors import as_os_error
+from roadseg.tf_errors import as_os_error, explain_gpu
 from roadseg.training.device import naming_gpu, open_session, session_config
 from roadseg.training.run_folder import checksum, read_run, versions
 
@@ -41,8 +41,9 @@ PATIENCE = 45               # seconds that a worker may be silent before the oth
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
 SEED_STEP = 1_000_003       # between the seeds of two workers' dropout
-# What TensorFlow raises where a connection breaks
+# What TensorFlow raises where a connection breaks; and oneDNN where it cannot compute
 _OF_CONNECTION = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+_OF_ONEDNN = 'Operation received an exception'
 _EXAMPLE = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
             '"index": 0}}')
 
@@ -213,10 +214,13 @@ class Workers:
                 missing = self.silent()
             if missing:
                 raise InputError(self.farewell(missing)) from error
-            if isinstance(error, _OF_CONNECTION):       # it has begun anew, by a supervisor
+            # it has begun anew, by a supervisor
+            if (self.count > 1 and isinstance(error, _OF_CONNECTION)
+                    and _OF_ONEDNN not in str(error.message)):
                 raise InputError(f'the connection to another worker broke '
                                  f'({as_os_error(error).strerror}); start all workers again, with '
                                  '--resume and the run folder if there is one') from error
+            explain_gpu(error)
             raise
 
     def farewell(self, missing):
@@ -425,9 +429,9 @@ class Workers:
             setattr(progress, name, type(getattr(progress, name))(value))
 
     def check_own_gpu(self, sess):
-        """Raises InputError where two workers of a machine use one GPU, which NCCL cannot."""
-        host, mine = self.addresses[self.index].rpartition(':')[0], driver.gpus()[:1]
-        number = float(zlib.crc32(f'{host} {mine}'.encode()))
+        """Raises InputError where two workers use one GPU, which NCCL cannot."""
+        mine = driver.first_gpu() or f'unknown, of worker {self.index}'
+        number = float(zlib.crc32(mine.encode()))
         used = self.exchange(sess, [number * (index == self.index) for index in range(self.count)])
         for first, second in itertools.combinations(range(self.count), 2):
             if used[first] == used[second]:
