@@ -13,7 +13,7 @@ def bound_processors():
 
 
 def processors():
-    """How many processors' time this process may use: `docker run --cpus 2` gives it two of many."""
+    """How many processors' time this process may use: `docker run --cpus 2` gives it two."""
     shares = [share for group in control_groups('cpu') for share in _processors_of(group)]
     return math.ceil(min([bound_processors(), *shares]))
 

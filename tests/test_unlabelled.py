@@ -257,7 +257,8 @@ def test_photographs_in_folders_such_as_cities(data, dataset, teacher, photograp
     with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
         assert [entry['label'] for entry in lesson.notes['photographs']] == ['overview.png']
     assert 'are learned from, and none in its folders, such as ' in capsys.readouterr().err
-    shutil.copy(photographs / 'street 10.png', cities / 'aachen/a.jpg')         # two of a name are no matter
+    # two of a name are no matter
+    shutil.copy(photographs / 'street 10.png', cities / 'aachen/a.jpg')
     with lesson_of(dataset, options_of(data, cities, teacher)) as lesson:
         assert len(lesson.pairs) == 7
 
