@@ -242,7 +242,7 @@ def test_runs_of_several_seeds_give_mean_and_deviation_and_their_differences_are
     printed = capsys.readouterr()
     assert 'mean of 2 runs' in printed.out and 'sample standard deviation' in printed.out
     differing = [line for line in printed.err.splitlines() if 'differ' in line]
-    assert differing == [f'warning: the runs differ in --epochs: {quick}: 10; {other}: 7']
+    assert differing == [f'warning: the runs differ in --epochs: {quick}: 20; {other}: 7']
 
 
 def test_runs_of_several_data_sets_are_refused(quick, seven, tmp_path, capsys):

@@ -289,7 +289,8 @@ class World:
         (self.encoder / 'saved_model.pb').write_bytes(b'graph')
         self.training, self.validation, self.tests = NAMES[:4], NAMES[4:], ['a', 'b']
         self.classes = ('not road', 'road')
-        options = SimpleNamespace(resume=None, runs_dir=folder / 'runs', data_dir=self.data)
+        options = SimpleNamespace(resume=None, runs_dir=folder / 'runs', data_dir=self.data,
+                                  unlabelled='more')
         dataset, training, validation = self.found()
         setting = SimpleNamespace(hardware=SimpleNamespace(name='CPU'), dataset=dataset,
                                   training=training, validation=validation, encoder=self.encoder)
@@ -318,7 +319,7 @@ def world(tmp_path):
 def test_run_says_what_made_it(world):
     made = run_folder.read_run(world.run)
     assert made['data'] == {
-        'folder': str(world.data),
+        'folder': str(world.data), 'unlabelled': os.path.abspath('more'),
         'title': 'KITTI Road', 'classes': ['not road', 'road'],
         'palette': [[255, 0, 0], [0, 255, 0]], 'road': 1, 'best': 'val_maxf', 'training': 4,
         'validation': 3, 'testing': 2}

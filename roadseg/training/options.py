@@ -16,8 +16,10 @@ from roadseg.training.run_folder import read_options, read_photographs, read_run
 RECIPES = {
     'demo': {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
              'decoder_rate': 1.0, 'freeze_blocks': 0},
-    'camvid': {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4, 'freeze_blocks': 0},
-    'cityscapes': {'image_size': (512, 1024), 'epochs': 30, 'freeze_blocks': 0},
+    'camvid': {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4, 'learning_rate': 1e-4,
+               'freeze_blocks': 0},
+    'cityscapes': {'image_size': (512, 1024), 'epochs': 30, 'batch_size': 1, 'learning_rate': 1e-4,
+                   'freeze_blocks': 0},
     'folder': {'image_size': None},     # the photographs' own aspect, see `training_size`
 }
 OF_MODEL = {(of, 'segnet'): {'class_weights': 'median'} for of in ('camvid', 'cityscapes')}
@@ -91,12 +93,12 @@ def build_parser():
              'their own aspect and as many pixels')
     add('--test-scale', type=factors, default=[1.0], metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
-    add('--epochs', type=number(int, 1, 100_000), default=10, metavar='N',
+    add('--epochs', type=number(int, 1, 100_000), default=20, metavar='N',
         help='passes over the photographs')
-    add('--batch-size', type=number(int, 1, 4096), default=1, metavar='N',
+    add('--batch-size', type=number(int, 1, 4096), default=2, metavar='N',
         help='photographs per step; with N times as many, an epoch has N times fewer steps, for '
              'which --epochs and --learning-rate are to be chosen')
-    add('--learning-rate', type=number(float, 0, 10), default=1e-4, metavar='RATE',
+    add('--learning-rate', type=number(float, 0, 10), default=1.4e-4, metavar='RATE',
         help="Adam's learning rate, at its highest")
     add('--decoder-rate', type=number(float, 0, 1000), default=10.0, metavar='FACTOR',
         help="factor of the decoder's learning rate")
