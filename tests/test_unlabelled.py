@@ -368,10 +368,10 @@ def test_commands_of_the_documentation_are_understood(monkeypatch):
     text = (Path(__file__).parents[1] / 'docs/ninety-seven.md').read_text(encoding='utf-8')
     commands = [line.split()[2:] for line in text.splitlines()
                 if line.strip().startswith('python main.py')]
-    student = parse_args(commands[2])
-    assert len(commands) == 4 and [parse_args(command).split for command in commands[1:]] == [
-        'kfold:5:0'] * 3
-    assert student.unsure == [.3, .7] and student.teacher == [Path('runs/TEACHER')]
+    *others, student = [parse_args(command) for command in commands]
+    assert [(options.dataset, options.split) for options in others] == [
+        ('camvid', None), ('camvid', None), ('camvid', 'trainval'), ('kitti', 'val3')]
+    assert student.unsure == [.3, .7] and student.teacher == [Path('runs/97/kitti/20*')]
 
 
 # Runs -----------------------------------------------------------------------------------------
