@@ -283,6 +283,14 @@ def help_text(capsys):
     return ' '.join(capsys.readouterr().out.split())
 
 
+def test_a_new_default_of_kitti_changes_no_other_recipe():
+    """The README's commands for CamVid leave the learning rate to it."""
+    for dataset, of_size, rate in (('kitti', 2, 1.4e-4), ('camvid', 4, 1e-4),
+                                   ('cityscapes', 1, 1e-4), ('demo', 2, 1e-3)):
+        options = parse_args(['--dataset', dataset])
+        assert (options.batch_size, options.learning_rate) == (of_size, rate)
+
+
 def test_help_explains_every_option(capsys):
     text = help_text(capsys)
     for name in vars(parse_args([])):
