@@ -10,7 +10,7 @@ from tqdm import tqdm
 from roadseg.datasets import kitti
 from roadseg.errors import InputError
 from roadseg.files import make_folder
-from roadseg.images import paint, read_image, write_image
+from roadseg.images import paint, painted, read_image, write_image
 from roadseg.inference import Network
 from roadseg.machine import processors
 from roadseg.networks import vgg16
@@ -119,14 +119,14 @@ def overlays(network, paths, measures, palette):
     Raises:
         InputError: a photograph is unreadable.
     """
-    palette = (None, palette[1]) if len(palette) == 2 else palette
+    palette = painted(palette)
 
-    def painted(path):
+    def overlay(path):
         photograph = read_image(path)
         classes = measures.decide(measures.predict(network, photograph))
         return path.stem + '.png', paint(photograph, classes, palette)
 
-    return prepared_ahead(painted, tqdm(paths, desc='overlays', unit='image', disable=None),
+    return prepared_ahead(overlay, tqdm(paths, desc='overlays', unit='image', disable=None),
                           processors() + 1, ahead=processors())
 
 

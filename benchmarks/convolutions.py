@@ -5,16 +5,16 @@
 The kernel is a variable, as in training; the sizes are those of VGG16's blocks at 192x640. Medians
 in ms, in alternation: forward, and the gradients of the input and of the kernel.
 """
-import argparse
-import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import roadseg.quiet        # noqa: E402, F401, isort: skip; before TensorFlow
 import tensorflow.compat.v1 as tf       # noqa: E402
+
+from roadseg.commands import Parser, number, run_command     # noqa: E402
+from unpooling import medians       # noqa: E402
 
 SIZE = 192, 640
 CHANNELS = (64, 128, 256, 512, 512)
@@ -33,35 +33,23 @@ def operations(images, height, width, channels):
                                             out_backprop=gradient, **STRIDES).op]
 
 
-def medians(height, width, channels, rounds):
-    """Six numbers: forward of one image and of two halves, and the same of both gradients."""
-    with tf.Graph().as_default(), tf.Session() as sess:
-        whole = operations(1, height, width, channels)
-        halves = operations(2, height // 2, width, channels)
-        sess.run(tf.global_variables_initializer())
-        found = []
-        for pair in zip(whole, halves):
-            times = [[], []]
-            for _ in range(rounds + 2):
-                for operation, times_of in zip(pair, times):
-                    began = time.perf_counter()
-                    sess.run(operation)
-                    times_of.append(1e3 * (time.perf_counter() - began))
-            found += [statistics.median(times_of[2:]) for times_of in times]
-        return found
-
-
-def command():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=11)
-    rounds = parser.parse_args().rounds
+def command(argv=None):
+    parser = Parser(prog='python benchmarks/convolutions.py', description=__doc__)
+    parser.add_argument('--rounds', type=number(int, 2, 10_000), default=11, metavar='N',
+                        help='of each')
+    args = parser.parse_args(argv)
     print('block  forward  halves    input  halves   kernel  halves')
     for block, channels in enumerate(CHANNELS, 1):
-        size = (length >> block - 1 for length in SIZE)
-        print(f'{block:5}' + ''.join(f'{value:9.1f}{half:8.1f}' for value, half in zip(
-            *[iter(medians(*size, channels, rounds))] * 2)), flush=True)
+        height, width = (length >> block - 1 for length in SIZE)
+        with tf.Graph().as_default(), tf.Session() as sess:
+            whole = operations(1, height, width, channels)
+            halves = operations(2, height // 2, width, channels)
+            sess.run(tf.global_variables_initializer())
+            pairs = [medians(sess, {'whole': one, 'halves': two}, args.rounds)
+                     for one, two in zip(whole, halves)]
+        print(f'{block:5}' + ''.join(f"{pair['whole']:9.1f}{pair['halves']:8.1f}"
+                                     for pair in pairs), flush=True)
 
 
 if __name__ == '__main__':
-    command()
+    sys.exit(run_command(command))

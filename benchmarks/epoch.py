@@ -27,8 +27,8 @@ import numpy as np      # noqa: E402
 import main         # noqa: E402
 from roadseg.commands import Parser, image_size, number, run_command        # noqa: E402
 from roadseg.datasets import demo       # noqa: E402
-from roadseg.scoring import score     # noqa: E402
 from roadseg.machine import processors      # noqa: E402
+from roadseg.scoring import score     # noqa: E402
 from roadseg.training import checkpoints, pipeline      # noqa: E402
 
 tf = main.tf

@@ -246,6 +246,11 @@ def thumbnail_size(image_shape, width):
 
 # Painting -------------------------------------------------------------------------------------
 
+def painted(palette):
+    """The colours of classes that `paint` takes for overlays: of two, the first stays bare."""
+    return [None, *palette[1:]] if len(palette) == 2 else list(palette)
+
+
 def paint(photograph, classes, palette, opacity=0.5, outlined=True):
     """Paints classes on a photograph in translucent colours.
 

@@ -141,8 +141,8 @@ def main(argv=None):
     options = parse_args(args.options)      # a mistake is said once, not by every worker
     if args.workers > 1:
         check_alone(options)
-    if 0 < len(gpus()) < args.workers:
-        print(f'warning: {args.workers} workers for {len(gpus())} GPU(s): all of them use the CPU; '
+    if 0 < (count := len(gpus())) < args.workers:
+        print(f'warning: {args.workers} workers for {count} GPU(s): all of them use the CPU; '
               'start no more workers than there are GPUs', file=sys.stderr)
     return launch(args.workers, args.options)
 

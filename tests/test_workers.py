@@ -583,13 +583,19 @@ def test_batch_normalisation_sees_the_batches_of_both_workers(data, tmp_path):
     np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=5e-3)
 
 
+def start_two(data, runs):
+    """Starts two workers, and waits for their first checkpoint; returns (process, run folder)."""
+    process = start(options(data, runs, '--batch-size', '1', '--epochs', '2'), count=2)
+    end = time.monotonic() + 200
+    while not (saved := list(runs.glob('[!.]*/checkpoints/step-*'))) and time.monotonic() < end:
+        time.sleep(0.05)
+    return process, saved[0].parents[1]
+
+
 @pytest.mark.slow
 def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone, tmp_path):
     """The other ends by itself, within a minute, naming the one that is gone."""
-    process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
-    end = time.monotonic() + 200
-    while not list(tmp_path.glob('*/checkpoints/step-*')) and time.monotonic() < end:
-        time.sleep(0.05)
+    process, run = start_two(data, tmp_path)
     children = subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True,
                               check=True).stdout.split()
     began = time.monotonic()
@@ -597,8 +603,6 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
     code, output = finish(process)
     assert code and 'worker 1 (127.0.0.1:' in output and 'is gone' in output, output
     assert time.monotonic() - began < 60
-    run, _ = log_of(tmp_path) if list(tmp_path.glob('*/log.csv')) else (
-        next(path for path in tmp_path.iterdir() if path.is_dir()), None)
     code, output = finish(start(['--resume', str(run)]))
     assert code == 0, output
     np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)
@@ -606,14 +610,10 @@ def test_two_workers_killed_and_resumed_by_one_end_with_the_same_log(data, alone
 
 @pytest.mark.slow
 def test_two_workers_that_are_asked_to_stop_do_so_together_and_go_on_as_two(data, alone, tmp_path):
-    process = start(options(data, tmp_path, '--batch-size', '1', '--epochs', '2'), count=2)
-    end = time.monotonic() + 200
-    while not list(tmp_path.glob('[!.]*/checkpoints/step-*')) and time.monotonic() < end:
-        time.sleep(0.05)
+    process, run = start_two(data, tmp_path)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 130 and 'go on with python main.py --resume' in output, output
-    run = next(path for path in tmp_path.glob('[!.]*') if path.is_dir())
     code, output = finish(start(['--resume', str(run)], count=2))
     assert code == 0, output
     np.testing.assert_allclose(log_of(tmp_path)[1], alone, rtol=1e-5)

@@ -575,12 +575,17 @@ def _swatch(colour):
     return f'<i class="swatch" style="background: rgb({" ".join(map(str, colour))})"></i>'
 
 
+def _painted_classes(run):
+    """(names, colours) of the classes that are painted on photographs: of two, the second."""
+    first = 1 if len(run.data['classes']) == 2 else 0
+    return run.data['classes'][first:], run.data['palette'][first:]
+
+
 def _overlays_section(run):
     """The first test photographs with what was found in colour, and a link to all of them."""
-    names, palette = run.data['classes'], run.data['palette']
+    names, palette = _painted_classes(run)
     what = 'What the network finds is painted.'
-    if len(names) == 2:
-        names, palette = names[1:], palette[1:]
+    if len(names) == 1:
         what = 'What the network finds, from probability 0.5 on, is painted.'
     return _gallery(run, 'Test photographs', f'{what} There are no '
                     'labels to compare with; look for holes, ragged borders, and colour where it '
@@ -589,13 +594,12 @@ def _overlays_section(run):
 
 def _pseudo_labels_section(run):
     """Some of the labels that a network made, on their photographs."""
-    names, palette = [*run.data['classes'], 'unsure'], [*run.data['palette'], (0, 0, 0)]
-    if len(names) == 3:
-        names, palette = names[1:], palette[1:]
+    names, palette = _painted_classes(run)
     return _gallery(run, 'Pseudo-labels', 'Labels that a trained network made for photographs '
                     'without one, and that were learned from. Where it was unsure, nothing was '
                     'learned. All of them are in <a href="pseudo_labels/">pseudo_labels/</a>.',
-                    'pseudo_labels/shown', PSEUDO_LABELS, _swatches(names, palette))
+                    'pseudo_labels/shown', PSEUDO_LABELS,
+                    _swatches([*names, 'unsure'], [*palette, (0, 0, 0)]))
 
 
 def _gallery(run, heading, text, folder, count, legend):

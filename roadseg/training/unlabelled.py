@@ -31,7 +31,7 @@ from roadseg.datasets import labels
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.files import read_json, temporary, write_error, write_json
-from roadseg.images import paint, read_image, write_image, write_mask
+from roadseg.images import paint, painted, read_image, write_image, write_mask
 from roadseg.machine import processors
 from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import prepared_ahead
@@ -99,9 +99,7 @@ class Lesson:
                 copyfile(self._folder / name, folder / name)
         except OSError as error:
             raise write_error(folder, error) from error
-        palette = [*self._dataset.palette, UNSURE]
-        if len(palette) == 3:
-            palette[0] = None       # what is no road stays bare
+        palette = [*painted(self._dataset.palette), UNSURE]
         for image, name in self._more[::math.ceil(len(self._more) / SHOWN)]:
             classes = self.read_label(name)
             classes[classes == IGNORED] = len(palette) - 1
@@ -149,10 +147,10 @@ def lesson(options, dataset, training):
         if options.unlabelled_share is not None:
             share = options.unlabelled_share
             drawn = max(1, min(drawn, round(len(training) * share / (1 - share))))
-        per_epoch = len(training) + drawn
+        found = Lesson(dataset, training, more, drawn, folder, notes)
         print(f'an epoch: {len(training)} photographs with labels and {drawn} of {len(more)} with '
-              f'pseudo-labels, a share of {drawn / per_epoch:.2f}', flush=True)
-        yield Lesson(dataset, training, more, drawn, folder, notes)
+              f'pseudo-labels, a share of {drawn / found.per_epoch:.2f}', flush=True)
+        yield found
 
 
 def _order(labelled, unlabelled, drawn, rng):
@@ -210,7 +208,7 @@ def _photographs(options, training, held_out):
             photograph; or one is unreadable.
     """
     folder = Path(options.unlabelled)
-    found = labels.pictures(folder, labels.PHOTOGRAPHS)
+    found = list(labels.pictures(folder, labels.PHOTOGRAPHS).values())
     for place in dict.fromkeys(path.parent for pair in training + held_out for path in pair):
         if folder.resolve().is_relative_to(place.resolve()):
             raise InputError(f"--unlabelled: {folder} lies in {place}, where the data set's "
@@ -222,22 +220,22 @@ def _photographs(options, training, held_out):
     if found and below:
         print(f'warning: the {len(found)} photographs in {folder} are learned from, and none in '
               f'its folders, such as {below[0]}', file=sys.stderr)
-    found = found or {str(path): path for place in below
-                      for path in labels.pictures(place, labels.PHOTOGRAPHS).values()}
-    places = sorted({path.parent for path in found.values()})
+    found = found or [path for place in below
+                      for path in labels.pictures(place, labels.PHOTOGRAPHS).values()]
+    places = sorted({path.parent for path in found})
     if len(places) > 1:
         print(f'--unlabelled: {len(found)} photographs in {len(places)} folders, from '
               f'{places[0]} to {places[-1]}')
     by_name = {}
-    for path in found.values():     # some disks do not tell A from a
-        other = by_name.setdefault(_label_name(path, folder).name.casefold(), path)
+    for path in found:      # some disks do not tell A from a
+        other = by_name.setdefault(_label_name(path, folder).casefold(), path)
         if other != path:
             raise InputError(f'--unlabelled: the labels of {other} and {path} would have the same '
                              'name; rename one')
     if not found:
         raise InputError(f'--unlabelled: {folder} holds no photograph '
                          f'({", ".join(labels.PHOTOGRAPHS)}); {labels.contents(folder)}')
-    paths, known = list(found.values()), [image for image, _ in held_out + training]
+    paths, known = found, [image for image, _ in held_out + training]
     looks = _looks(paths + known)
     digests, thumbnails = map(np.stack, zip(*looks[len(paths):]))
     kept, left_out = [], {'held out': [], 'trained on with their labels': []}
@@ -263,8 +261,8 @@ def _photographs(options, training, held_out):
 
 
 def _label_name(path, folder):
-    """The name of a photograph's label, by where it lies in the folder: Path."""
-    return Path('-'.join(path.relative_to(folder).with_suffix('.png').parts))
+    """The name of a photograph's label, by where it lies in the folder: str."""
+    return '-'.join(path.relative_to(folder).with_suffix('.png').parts)
 
 
 def _folders_in(folder):
@@ -348,7 +346,7 @@ def _label(options, dataset, training, folder):
                 skipped.append(path.name)
                 continue
             shapes.append(classes.shape)
-            name = _label_name(path, Path(options.unlabelled)).name
+            name = _label_name(path, options.unlabelled)
             write_mask(folder / name, classes, dataset.palette)
             photograph = path.relative_to(options.unlabelled).as_posix()
             entries.append({'photograph': photograph, 'label': name, 'sure': round(sure, 4),
