@@ -32,12 +32,12 @@ from roadseg.errors import InputError
 from roadseg.files import differ, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.model import load
-from roadseg.scoring import bev, contents, page, road, score
+from roadseg.scoring import bev, page, road, score
 from roadseg.threads import prepared_ahead
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import (check_classes, read_options, read_photographs,
+from roadseg.training.run_folder import (check_classes, read_log, read_options, read_photographs,
                                          trained_on)
 from roadseg.training.start_from import taught_on
 
@@ -199,7 +199,7 @@ def prepare(run, args):
     if args.bev:
         calibrations = read_calibrations([image for image, _ in pairs], dataset)
     checkpoints.candidates(run, args.checkpoint)
-    contents.read_log(Path(run) / 'log.csv')        # which the page shows
+    read_log(run)        # which the page shows
     return Task(Path(run), dataset, split, pairs, seen, calibrations)
 
 

@@ -236,7 +236,7 @@ def test_the_best_survives_saves_within_an_epoch(tiny):
 def test_edited_log_costs_no_checkpoint(tiny, capsys):
     for step in (10, 20, 30):
         tiny.save(step)
-        (tiny.run / 'log.csv').write_text('epoch,step\n1,x\n')
+        (tiny.run / 'log.csv').write_text('epoch,step,loss\n1,x,1\n')
     assert len(tiny.names()) == 3
     assert "log.csv, line 2: step is 'x'" in capsys.readouterr().err
 

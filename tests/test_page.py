@@ -132,7 +132,7 @@ def test_pictures_of_a_scoring_that_was_killed(bare):
 
 
 def test_best_epoch_is_the_earliest_of_equal_ones(bare):
-    (bare / 'log.csv').write_text('epoch,loss,val_maxf\n1,3,\n2,2,90\n3,1,90\n4,1,nan\n',
+    (bare / 'log.csv').write_text('epoch,step,loss,val_maxf\n1,1,3,\n2,2,2,90\n3,3,1,90\n4,4,1,nan\n',
                                   encoding='utf-8')
     assert contents.read(bare).best == (2, 90.0)
 
@@ -146,7 +146,7 @@ def test_after_ctrl_c_before_the_first_epoch_there_is_a_page(bare):
 
 
 def test_a_log_of_names_alone_is_one_without_an_epoch(bare):
-    (bare / 'log.csv').write_text('epoch,loss\n', encoding='utf-8')
+    (bare / 'log.csv').write_text('epoch,step,loss\n', encoding='utf-8')
     assert '0 of 3 epochs' in written(bare).text
 
 
@@ -325,7 +325,7 @@ def test_hostile_text_stays_text(full):
                      scores={HOSTILE: {'MaxF': HOSTILE}, 'URBAN': {}},
                      frames=[{'name': f'um_" onload="{HOSTILE}', 'group': HOSTILE,
                               'IoU': HOSTILE}])
-    (run / 'log.csv').write_text('epoch,loss,val_<script>$\\foo$ iou\n1,2,3\n', encoding='utf-8')
+    (run / 'log.csv').write_text('epoch,step,loss,val_<script>$\\foo$ iou\n1,1,2,3\n', encoding='utf-8')
     clean = written(run)
     assert len(clean.all('script')) == 1  # the page's own
     assert not any('onload' in attributes for _, attributes in clean.elements)
@@ -362,11 +362,9 @@ def test_nothing_is_left_beside_the_page(full):
     ('options.json', '{"options": 3}', '"options" should be'),
     ('options.json', '{}', '"data" should be'),
     ('options.json', '{"data": {}}', 'options.json lacks "title"'),
-    ('log.csv', '', 'the first line lacks epoch, loss'),
-    ('log.csv', 'epoch,loss\n1,0.5\n2,much\n', "log.csv, line 3: expected numbers"),
-    ('log.csv', 'epoch,loss\n,0.5\n', 'line 2: expected numbers: no epoch'),
-    ('log.csv', 'epoch,loss\n1e300,0.5\n', 'line 2: expected numbers: epoch 1e+300'),
-    ('log.csv', 'epoch,loss\n1,' + '1' * 200_000, 'is not a table of text'),
+    ('log.csv', '', "log.csv has no column 'epoch'"),
+    ('log.csv', 'epoch,step,loss\n1,5,much\n', "log.csv, line 2: loss is 'much'"),
+    ('log.csv', 'epoch,step,loss\n1e300,5,0.5\n', "line 2: epoch is '1e300'"),
     ('evaluation.json', '{"scores": {"um": {"MaxF": NaN}}}', 'NaN is no finite number'),
     ('evaluation.json', '{}', 'evaluation.json lacks "title"'),
 ])

@@ -293,7 +293,7 @@ def test_run_of_float16_goes_on_where_there_is_none_and_back_again(data, whole, 
         (run / 'options.json').read_text().replace('"epochs": 2', '"epochs": "many"')),
      "options.json: epochs is 'many', which --epochs cannot be"),
     (lambda run: (run / 'options.json').write_text('[' * 99_999), 'options.json is not JSON'),
-    (lambda run: (run / 'log.csv').write_text('epoch,step\n1,x\n'),
+    (lambda run: (run / 'log.csv').write_text('epoch,step,loss\n1,x,1\n'),
      "log.csv, line 2: step is 'x'"),
     (lambda run: shutil.rmtree(run), 'run'),
 ])

@@ -451,16 +451,17 @@ def test_log_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('', "has no columns 'epoch' and 'step'"),
-    ('epoch;step\n1;5\n', "has no columns 'epoch' and 'step'"),
-    ('epoch,step\n1,x\n', "line 2: step is 'x', expected a whole number"),
-    ('epoch,step\n1,5\n-2,5\n', "line 3: epoch is '-2', expected a whole number"),
-    ('epoch,step\n1.5,5\n', "line 2: epoch is '1.5', expected a whole number"),
-    ('epoch,step\n²,5\n', "line 2: epoch is '²', expected a whole number"),
-    ('epoch,step\n1,' + '9' * 5000, 'line 2: step is .*expected a whole number'),
+    ('', "has no column 'epoch'"),
+    ('epoch;step;loss\n1;5;1\n', "has no column 'epoch'"),
+    ('epoch,step,loss\n1,x,1\n', "line 2: step is 'x', expected a whole number"),
+    ('epoch,step,loss\n1,5,1\n-2,5,1\n', "line 3: epoch is '-2', expected a whole number"),
+    ('epoch,step,loss\n1.5,5,1\n', "line 2: epoch is '1.5', expected a whole number"),
+    ('epoch,step,loss\n²,5,1\n', "line 2: epoch is '²', expected a whole number"),
+    ('epoch,step,loss\n1,' + '9' * 5000 + ',1', 'line 2: step is .*expected a whole number'),
     ('epoch,step,loss\n1,5,low\n', "line 2: loss is 'low', expected a number"),
-    ('epoch,step\n1\n', 'line 2: 1 values in 2 columns'),
-    ('epoch,step\n1,5,6\n', 'line 2: 3 values in 2 columns'),
+    ('epoch,step,loss\n1\n', 'line 2: 1 values in 3 columns'),
+    ('epoch,step,loss\n1,5,6,7\n', 'line 2: 4 values in 3 columns'),
+    ('epoch,step\n1,5\n', "has no column 'loss'"),
     ('epoch,step\n1,"5' + 'x' * 200_000, 'is no table'),
     (b'epoch,step\n\xff,1\n', 'is no table'),
 ])

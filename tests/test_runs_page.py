@@ -103,7 +103,7 @@ def test_a_run_whose_last_epoch_was_not_scored_has_the_score_before(tmp_path):
 
 def test_a_dropped_score_is_told_from_the_best(tmp_path):
     run = make(tmp_path, 'a')
-    (run / 'log.csv').write_text('epoch,loss,val_maxf\n1,1,90\n2,1,95\n3,1,93\n', encoding='utf-8')
+    (run / 'log.csv').write_text('epoch,step,loss,val_maxf\n1,1,1,90\n2,2,1,95\n3,3,1,93\n', encoding='utf-8')
     row = rows(tables(written(tmp_path))['KITTI Road, val3'])[1]
     assert row[3] == '93.00' and row[4] == '95.00 (2)'
 
@@ -184,7 +184,7 @@ def test_hostile_options_stay_text(tmp_path):
     data = {**KITTI, 'title': HOSTILE, 'best': 'val_<i>$'}
     run = make(tmp_path, 'a', data, **{HOSTILE: [HOSTILE]})
     make(tmp_path, 'b', data)
-    (run / 'log.csv').write_text('epoch,loss,val_<i>$\n1,2,3\n', encoding='utf-8')
+    (run / 'log.csv').write_text('epoch,step,loss,val_<i>$\n1,1,2,3\n', encoding='utf-8')
     seen = written(tmp_path)
     assert len(seen.all('script')) == 1 and not seen.all('i')
 

@@ -1,5 +1,4 @@
 """What the folder of a run holds, read and checked for its page."""
-import csv
 import math
 import os
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from roadseg.errors import InputError
-from roadseg.files import check_file, describe_os_error, read_json
+from roadseg.files import read_json
 from roadseg.images import DAMAGE
+from roadseg.training.run_folder import read_log
 
 REMEDY = 'name the folder of a run, as training writes it into runs/'
 OF_DATA = ('title', 'classes', 'palette', 'road', 'best')
@@ -66,43 +66,13 @@ def read(folder):
     data = options.get('data')
     _check(path, 'data', isinstance(data, dict), '{"title": "KITTI Road", ...}')
     _check_data(path, data, OF_DATA)
-    return Run(folder, options, chosen, data, read_log(folder / 'log.csv'),
+    return Run(folder, options, chosen, data, _numbers_of_log(folder),
                _read_evaluation(folder / 'evaluation.json'))
 
 
-def read_log(path):
-    """The rows of `log.csv` as dicts {column: float, NaN where empty}; [] without the file.
-
-    Raises:
-        InputError: it lacks a column, or a cell is no number.
-    """
-    rows = []
-    if not path.exists():
-        return rows
-    check_file(path, REMEDY)
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file)
-            lacking = {'epoch', 'loss'} - set(reader.fieldnames or ())
-            if lacking:
-                raise InputError(f"{path}: the first line lacks {', '.join(sorted(lacking))}; "
-                                 'expected names of columns, epoch,step,loss,...')
-            for row in reader:
-                row.pop(None, None)     # cells beyond the header
-                try:
-                    rows.append({key: number(value) for key, value in row.items()})
-                    epoch = rows[-1]['epoch']
-                    if not 0 <= epoch < 1e9:
-                        raise ValueError('no epoch' if math.isnan(epoch) else f'epoch {epoch:g}')
-                except ValueError as error:
-                    raise InputError(f'{path}, line {reader.line_num}: expected numbers: '
-                                     f'{error}; take it from a backup') from error
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {describe_os_error(error)}; {REMEDY}') from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f'{path} is not a table of text: {error}; take it from a '
-                         'backup') from error
-    return rows
+def _numbers_of_log(folder):
+    """The rows of `log.csv` as dicts {column: float, NaN where empty}; [] without the file."""
+    return [{key: number(cell) for key, cell in row.items()} for row in read_log(folder)]
 
 
 def picture_paths(folder):

@@ -339,7 +339,7 @@ def read_log(run):
 
     Raises:
         InputError: it is unreadable, or what it holds is no log: `epoch` and `step` are whole
-            numbers, and everything else is a number or empty.
+            numbers, `loss` and everything else is a number or empty.
     """
     path = Path(run) / 'log.csv'
     remedy = 'take it from a backup, or delete it to go on without the earlier rows'
@@ -353,8 +353,9 @@ def read_log(run):
     except (ValueError, csv.Error) as error:
         raise InputError(f'{path} is no table: {error}; {remedy}') from error
     columns = lines[0] if lines else []
-    if not {'epoch', 'step'} <= set(columns):
-        raise InputError(f"{path} has no columns 'epoch' and 'step'; {remedy}")
+    lacking = [name for name in LOG_COLUMNS[:3] if name not in columns]
+    if lacking:
+        raise InputError(f"{path} has no column '{lacking[0]}'; {remedy}")
     for number, cells in enumerate(lines[1:], 2):
         if len(cells) != len(columns):
             raise InputError(f'{path}, line {number}: {len(cells)} values in {len(columns)} '
@@ -369,7 +370,7 @@ def read_log(run):
 def _is_value(cell, whole):
     """Whether a cell is a whole number; or else a number, or empty."""
     if whole:
-        return cell.isascii() and cell.isdigit() and len(cell) < 19
+        return cell.isascii() and cell.isdigit() and len(cell) < 16     # a float64 has it whole
     try:
         return not cell or float(cell) is not None
     except ValueError:
