@@ -29,6 +29,7 @@ from roadseg.datasets import demo, kitti
 from roadseg.errors import InputError
 from roadseg.signals import as_ctrl_c
 from roadseg.training import workers
+from roadseg.training.processor import native_bfloat16
 from roadseg.training.run_folder import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -581,6 +582,16 @@ def test_batch_normalisation_sees_the_batches_of_both_workers(data, tmp_path):
     # Adam makes steps of one size of gradients that are rounding alone, hence the second bound.
     np.testing.assert_allclose(found[:, :2], expected[:, :2], rtol=1e-4)     # steps, losses
     np.testing.assert_allclose(found[:, 2], expected[:, 2], rtol=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not native_bfloat16(), reason='a processor without bfloat16')
+def test_two_workers_train_in_bfloat16_too(data, alone, tmp_path):
+    code, output = finish(start(options(data, tmp_path, '--batch-size', '1', '--precision',
+                                        'bfloat16'), count=2))
+    assert code == 0 and 'per image forward, bfloat16' in output, output
+    np.testing.assert_allclose([row[1] for row in log_of(tmp_path)[1]],
+                               [row[1] for row in alone], rtol=0.02)
 
 
 def start_two(data, runs):

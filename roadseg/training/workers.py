@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 from filelock import FileLock
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from roadseg import driver
 from roadseg.datasets.description import IGNORED
@@ -159,6 +160,11 @@ class Workers:
             config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
             config.experimental.collective_nccl = True
             config.device_filters.append(f'/job:worker/task:{self.index}')
+            rewritten = config.graph_options.rewrite_options
+            if rewritten.auto_mixed_precision_onednn_bfloat16 == RewriterConfig.ON:
+                # Joined, convolution and bias are an operation that has no bfloat16 in its
+                # definition; oneDNN replaces it, but here not before the graph was sent.
+                rewritten.remapping = RewriterConfig.OFF
         return config
 
     def silent(self):
