@@ -20,6 +20,7 @@ from tqdm import tqdm       # noqa: E402
 from roadseg.commands import Parser, run_command        # noqa: E402
 from roadseg.datasets.description import IGNORED        # noqa: E402
 from roadseg.errors import InputError       # noqa: E402
+from roadseg.run_data import open_dataset       # noqa: E402
 from roadseg.scoring import road        # noqa: E402
 from roadseg.training.pipeline import read_ahead     # noqa: E402
 
@@ -51,7 +52,7 @@ def command(argv=None):
                         help='holds the data set; by default where it lay in the training')
     args = parser.parse_args(argv)
 
-    dataset, options = evaluate.open_dataset(args.run, args.data_dir)
+    dataset, _, options = open_dataset(args.run, args.data_dir)
     if dataset.measures is not road:
         raise InputError(f'{args.run} is of {len(dataset.classes)} classes, expected a run of '
                          'road and not road')

@@ -32,13 +32,13 @@ from roadseg.errors import InputError
 from roadseg.files import differ, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.model import load
+from roadseg.run_data import open_dataset
 from roadseg.scoring import bev, page, road, score
 from roadseg.threads import prepared_ahead
 from roadseg.training import checkpoints, preflight
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import (check_classes, read_log, read_options, read_photographs,
-                                         trained_on)
+from roadseg.training.run_folder import read_log, read_options, trained_on
 from roadseg.training.start_from import taught_on
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
@@ -67,35 +67,6 @@ def opened(run, args):
             network = network._replace(flip=args.flip_test)
         preflight.check_prediction(network)
         yield model.name, network
-
-
-def open_dataset(run, data_dir):
-    """Describes the data set that a run was trained on.
-
-    Args:
-        run: folder.
-        data_dir: where it lies; None for where it lay then.
-
-    Returns:
-        (`Dataset`, dict of the run's options).
-
-    Raises:
-        InputError: it is not there, or has other classes.
-    """
-    options = complete(read_options(run), run)
-    folder = options['data_dir'] if data_dir is None else data_dir
-    if not os.path.isdir(folder):       # which would be downloaded or drawn there
-        raise InputError(f"there is no folder {folder}{' here' * (not os.path.isabs(folder))}, "
-                         f"where the data of {run} {'lay' if data_dir is None else 'should be'}; "
-                         'name it with --data-dir')
-    noted = [name for names in read_photographs(run).values() for name in names]
-    if data_dir is None and noted and not any(
-            os.path.isfile(Path(folder, name)) for name in noted):      # the same
-        raise InputError(f'none of the {len(noted)} photographs of {run} is in {folder}, such as '
-                         f'{noted[0]}; name the folder that they are in with --data-dir')
-    dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
-    check_classes(run, dataset)
-    return dataset, options
 
 
 def frames_of(split, trained_split, dataset, run, data_dir):
@@ -192,9 +163,9 @@ def prepare(run, args):
     Raises:
         InputError: no run, no checkpoint, no labelled photograph, a damaged log.
     """
-    dataset, options = open_dataset(run, args.data_dir)
+    dataset, folder, options = open_dataset(run, args.data_dir)
     split, pairs, seen = frames_of(args.split, options['split'] or dataset.default_split, dataset,
-                                   run, args.data_dir or options['data_dir'])
+                                   run, folder)
     calibrations = None
     if args.bev:
         calibrations = read_calibrations([image for image, _ in pairs], dataset)
@@ -286,13 +257,12 @@ def write_submission(run, args):
             or not os.access(target.parent, os.W_OK)):
         raise InputError(f'cannot write {target}: name a .zip file in a folder that is there and '
                          'writable')
-    dataset, _ = open_dataset(run, args.data_dir)
+    dataset, folder, _ = open_dataset(run, args.data_dir)
     if dataset.server is None:
         raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
                          'for KITTI Road and Cityscapes')
     if not dataset.tests:
-        raise InputError(f'{dataset.title} has no test photographs in '
-                         f"{args.data_dir or 'the folder of the training'}")
+        raise InputError(f'{dataset.title} has no test photographs in {folder}')
     encode = {'kitti': kitti_encoder, 'cityscapes': cityscapes_encoder}[dataset.server](dataset)
     archive = io.BytesIO()
     with opened(run, args) as (_, network), zipfile.ZipFile(archive, 'w') as members:

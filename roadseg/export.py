@@ -43,7 +43,6 @@ from roadseg import runtimes
 from roadseg.commands import Parser, named_folder, run_command
 from roadseg.compare import (LEFT_OUT, LIMITS, NATIVE, check_on, compare, describe, problems_of,
                              spread, table)
-from roadseg.datasets import catalogue
 from roadseg.errors import InputError
 from roadseg.files import (check_free, file_checksum, human_size, move_into_place,
                            part_folder, write_error, write_json, write_whole)
@@ -51,11 +50,12 @@ from roadseg.images import read_image, resize
 from roadseg.inference import Network, averaged_weights
 from roadseg.inference_graph import INPUT, OUTPUT, freeze, inference_graph
 from roadseg.machine import free_memory
+from roadseg.run_data import open_dataset
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
-from roadseg.training.run_folder import (check_classes, checksum, describe_software,
-                                         photograph_names, read_photographs, read_run, trained_on)
+from roadseg.training.run_folder import (checksum, describe_software, photograph_names,
+                                         read_photographs, read_run, trained_on)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -125,20 +125,13 @@ def photographs_of(run, data_dir):
     Raises:
         InputError: they are not there.
     """
-    made = read_run(run)
-    options = complete(made['options'], run)
-    folder = Path(options['data_dir'] if data_dir is None else data_dir)
-    remedy = (f'the photographs of {run} are needed to check an export on; name the folder they '
-              'are in now with --data-dir')
-    if not os.path.isdir(folder):
-        raise InputError(f'{folder} is no folder; {remedy}')
+    dataset, folder, options = open_dataset(run, data_dir)
     names = [name for names in read_photographs(run).values() for name in names]
-    missing = [name for name in names if not os.path.isfile(folder / name)]
-    if missing:                 # lest they be downloaded
-        raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, '
-                         f'the first being {missing[0]}; {remedy}')
-    dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
-    check_classes(run, dataset)
+    missing = [name for name in names if not os.path.isfile(Path(folder, name))]
+    if missing:
+        raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, the '
+                         f'first being {missing[0]}; the photographs of {run} are needed to check '
+                         'an export on; name the folder they are in now with --data-dir')
     training, held_out = dataset.split(options['split'] or dataset.default_split)
     # By what the run noted, as its split is another one where photographs have come since.
     learned = set(trained_on(run, folder, held_out))

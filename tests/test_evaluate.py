@@ -84,11 +84,12 @@ def error_of(capsys, *arguments):
     return lines[-1]
 
 
-def copy_of(run, folder, **options):
-    """A copy of a run, whose options say something else."""
+def copy_of(run, folder, lay_in=None, **options):
+    """A copy of a run, whose options say something else, and whose data lay in another place."""
     copy = Path(shutil.copytree(run, folder))
     content = json.loads((copy / 'options.json').read_text())
     content['options'].update(options)
+    content['data']['folder'] = str(lay_in or content['data']['folder'])
     (copy / 'options.json').write_text(json.dumps(content))
     return copy
 
@@ -399,7 +400,7 @@ def test_data_that_have_moved_are_asked_for_and_not_downloaded(run, tmp_path, ca
                                                                nowhere):
     """As where the command is called from another folder than the training."""
     monkeypatch.setattr(kitti, 'URL', nowhere)
-    moved = copy_of(run, tmp_path / 'moved', data_dir='data')
+    moved = copy_of(run, tmp_path / 'moved', tmp_path / 'gone', data_dir='data')
     monkeypatch.chdir(tmp_path)
     for arguments in ((), ('--data-dir', 'tpyo')):
         message = error_of(capsys, moved, *arguments)
@@ -424,10 +425,26 @@ def test_a_data_folder_without_the_photographs_is_told_and_nothing_is_downloaded
         run, tmp_path, capsys, monkeypatch):
     """Such as the `data` of a fresh checkout."""
     monkeypatch.setattr(evaluate.catalogue, 'load', pytest.fail)
-    copy = copy_of(run, tmp_path / 'run', data_dir=str(tmp_path / 'data'))
+    copy = copy_of(run, tmp_path / 'run', tmp_path / 'gone', data_dir=str(tmp_path / 'data'))
     (tmp_path / 'data').mkdir()
     message = error_of(capsys, copy)
     assert 'name the folder that they are in with --data-dir' in message and 'none of the' in message
+
+
+def test_another_folder_without_the_data_set_gets_none(run, tmp_path, capsys, monkeypatch, nowhere):
+    monkeypatch.setattr(kitti, 'URL', nowhere)
+    (tmp_path / 'empty').mkdir()
+    assert 'empty holds none of data_road' in error_of(
+        capsys, run, '--data-dir', tmp_path / 'empty')
+    assert not list((tmp_path / 'empty').iterdir())
+
+
+def test_from_another_folder_the_data_are_found_where_they_lay(run, data, tmp_path, monkeypatch):
+    copy = copy_of(run, tmp_path / 'run', data, data_dir='data')
+    (tmp_path / 'elsewhere/data').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    assert evaluated(copy) == 0
+    assert list((tmp_path / 'elsewhere').rglob('*')) == [tmp_path / 'elsewhere/data']
 
 
 def test_a_test_scale_beyond_the_memory_is_refused(run, capsys, monkeypatch):

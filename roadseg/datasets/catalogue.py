@@ -1,7 +1,10 @@
 """The data sets by name."""
+import os
+from pathlib import Path
 from typing import Callable, NamedTuple
 
 from roadseg.datasets import camvid, cityscapes, demo, folder, kitti
+from roadseg.errors import InputError
 
 
 class Entry(NamedTuple):
@@ -9,14 +12,15 @@ class Entry(NamedTuple):
     load: Callable      # (data_dir, num_classes, strict) -> `description.Dataset`
     splits: tuple       # names of its published splits
     classes: int | None     # C, its own number; None where its files say it
+    parts: tuple        # where none of these is in a folder, it is fetched or drawn; () for never
 
 
 DATASETS = {
-    'kitti': Entry(kitti.load, ('val3', 'search'), 2),
-    'camvid': Entry(camvid.load, ('val', 'test', 'trainval'), 11),
-    'cityscapes': Entry(cityscapes.load, ('val',), 19),
-    'folder': Entry(folder.load, (), None),
-    'demo': Entry(demo.load, ('held-out',), 2),
+    'kitti': Entry(kitti.load, ('val3', 'search'), 2, ('data_road', 'data_road.zip')),
+    'camvid': Entry(camvid.load, ('val', 'test', 'trainval'), 11, camvid.PARTS),
+    'cityscapes': Entry(cityscapes.load, ('val',), 19, ()),
+    'folder': Entry(folder.load, (), None, ()),
+    'demo': Entry(demo.load, ('held-out',), 2, tuple(demo.FOLDERS.values())),
 }
 
 
@@ -38,3 +42,15 @@ def load(name, data_dir, num_classes=None, strict=True):
     """
     entry = DATASETS[name]
     return entry.load(data_dir, num_classes or entry.classes, strict)
+
+
+def check_there(name, data_dir):
+    """Checks that `load` would neither fetch a data set nor draw it.
+
+    Raises:
+        InputError: it would.
+    """
+    parts = DATASETS[name].parts
+    if parts and not any(os.path.lexists(Path(data_dir, part)) for part in parts):
+        raise InputError(f"{data_dir} holds none of {', '.join(parts)}; name the folder that does "
+                         'with --data-dir')

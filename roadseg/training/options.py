@@ -9,7 +9,7 @@ from pathlib import Path
 from roadseg.commands import Parser, factors, image_size, number, typed
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
-from roadseg.training.run_folder import read_options, read_photographs, read_run
+from roadseg.training.run_folder import data_folder, read_options, read_run
 
 # What differs from the defaults of `build_parser`, which are those of FCN-8s on KITTI Road.
 # Measured where README.md or docs/experiments.md says so.
@@ -306,27 +306,21 @@ def resumed_options(folder, given):
     """
     saved, made = complete(read_options(folder), folder), read_run(folder)
     origin = made.get('start_from')
-    noted = {'data_dir': made['data'].get('folder'), 'encoder': made['model'].get('encoder'),
+    noted = {'encoder': made['model'].get('encoder'),
              'unlabelled': made['data'].get('unlabelled'),
              'start_from': origin.get('run') if isinstance(origin, dict) else None}
     free = {'resume': folder,
             **{name: given.get(name, saved[name]) for name in ('cache_gb', 'save_minutes')}}
-    photographs = [path for of_use in read_photographs(folder).values() for path in of_use]
-
-    def holds(name, place):
-        """Whether a place is there; of data, whether it has one of the run's photographs."""
-        return os.path.exists(place) and (name != 'data_dir' or not photographs or any(
-            os.path.isfile(Path(place, path)) for path in photographs))
-
-    for name, kind in (('data_dir', str), ('encoder', Path), ('unlabelled', Path),
-                       ('start_from', Path)):
-        then, now = noted.get(name), saved[name]
+    free['data_dir'] = (given.get('data_dir') or data_folder(
+        folder, saved['data_dir'], made['data'].get('folder')) or saved['data_dir'])
+    for name, then in noted.items():
+        now = saved[name]
         if name == 'start_from' and saved['rounds'] == 1:
             continue
         if now or name == 'encoder':        # None: where this data set's lies
-            lost = not holds(name, now or Path(saved['data_dir'], 'vgg'))
-            moved = lost and isinstance(then, str) and holds(name, then)
-            free[name] = given.get(name, kind(then) if moved else now)
+            lost = not os.path.exists(now or Path(saved['data_dir'], 'vgg'))
+            moved = lost and isinstance(then, str) and os.path.exists(then)
+            free[name] = given.get(name, Path(then) if moved else now)
     contradicting = [
         f"--{name.replace('_', '-')} is {typed(value)}, was {typed(saved.get(name))}"
         for name, value in given.items() if name not in free and saved.get(name) != value]

@@ -179,6 +179,21 @@ def read_photographs(run):
     return content
 
 
+def data_folder(run, *places):
+    """Returns the first of some folders that has one of a run's photographs, None without.
+
+    Args:
+        run: folder.
+        places: of which each is str or, where `options.json` says none, something else.
+
+    Raises:
+        InputError: `photographs.json` is damaged.
+    """
+    noted = [name for names in read_photographs(run).values() for name in names]
+    return next((place for place in places if isinstance(place, str) and os.path.isdir(place)
+                 and (not noted or any(os.path.isfile(Path(place, name)) for name in noted))), None)
+
+
 def trained_on(run, data_dir, pairs):
     """Which of some photographs a run was trained on.
 
