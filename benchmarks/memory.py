@@ -7,7 +7,6 @@ A process of its own for each image and batch size; the resident memory before t
 """
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from roadseg.commands import Parser, run_command        # noqa: E402
+from roadseg.runtimes import peak_memory        # noqa: E402
 
 CASES = (((160, 576), 1, 2), ((160, 576), 8, 2), ((256, 832), 4, 2), ((160, 576), 8, 0),
          ((256, 832), 4, 0))    # image size, batch size, frozen blocks
@@ -48,8 +48,7 @@ def measure(data_dir, image_size, batch_size, freeze_blocks, precision):
                 net.keep_prob: 0.5, net.learning_rate: 1e-4, **net.feed}
         for _ in range(3):
             sess.run(net.train_op, feed)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return cost.memory, peak - before
+    return cost.memory, peak_memory() - before
 
 
 def command(argv=None):

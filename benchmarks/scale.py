@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from roadseg.commands import Parser, image_size, number, run_command     # noqa: E402
 from roadseg.datasets import demo, kitti        # noqa: E402
+from roadseg.runtimes import peak_memory        # noqa: E402
 from roadseg.training import allocator, augment, pipeline, processor      # noqa: E402
 
 MIB = 2 ** 20
@@ -32,11 +33,6 @@ STEPS = 4           # of which the first is left out
 def several(convert):
     """Converter of several values with commas between them."""
     return lambda text: [convert(part) for part in text.split(',')]
-
-
-def peak_memory():
-    """Peak of this process's resident memory, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def resident_memory():
@@ -67,7 +63,7 @@ def measure_steps(data_dir, encoder, size, batch_size):
             began = time.perf_counter()
             sess.run([net.cross_entropy_loss, net.train_op], feed)
             times.append(time.perf_counter() - began)
-    return 1e3 * float(np.median(times[1:])) / batch_size, peak_memory()
+    return 1e3 * float(np.median(times[1:])) / batch_size, peak_memory() / MIB
 
 
 def table_of_steps(args):

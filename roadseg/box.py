@@ -27,6 +27,7 @@ from roadseg.datasets import camvid, kitti
 from roadseg.errors import InputError
 from roadseg.files import make_folder
 from roadseg.images import read_image, resize, write_image, write_mask
+from roadseg.machine import processors
 from roadseg.networks import narrow, vgg16
 from roadseg.training.pipeline import ignoring_last_rows, read_pair
 
@@ -92,7 +93,7 @@ def write_windows(data_dir, folder):
     jobs = ([('a', without_last_rows, pair, WINDOW['kitti'], 3) for pair in training]
             + [('b', street.read_label, pair, WINDOW['camvid'], 2) for pair in of_camvid]
             + [('z', road.read_label, pair, WINDOW['kitti'], 1) for pair in held_out])
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         for _ in pool.map(write, jobs):
             pass
     return sum(job[4] for job in jobs), len(held_out)

@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 
 from roadseg.datasets.description import IGNORED
 from roadseg.images import resize
+from roadseg.predict import look_at
 from roadseg.scoring import classes as class_scores
 
 
@@ -93,14 +94,20 @@ def scores():
     return np.random.default_rng(0).normal(size=(5, 8, 4)).astype(np.float32)
 
 
-def test_classes_are_those_of_the_highest_resized_score(scores):
+def test_classes_are_those_of_the_highest_resized_probability(scores):
+    photograph = np.zeros((13, 21, 3), np.uint8)
     network = SimpleNamespace(scores=lambda photograph: scores)
-    found, numbers = class_scores.predict(network, np.zeros((13, 21, 3), np.uint8))
-    planes = [resize(np.ascontiguousarray(scores[..., number]), (13, 21)) for number in range(4)]
+    found, numbers = class_scores.predict(network, photograph)
+    probabilities = softmax(scores, axis=-1)
+    planes = [resize(np.ascontiguousarray(plane), (13, 21))
+              for plane in np.moveaxis(probabilities, -1, 0)]
     assert found is scores
     assert numbers.dtype == np.uint8
     np.testing.assert_array_equal(numbers, np.argmax(planes, axis=0))
     np.testing.assert_array_equal(class_scores.decide((found, numbers)), numbers)
+    model = SimpleNamespace(palette=[(9 * number,) * 3 for number in range(4)], road=None,
+                            classes='abcd')
+    np.testing.assert_array_equal(look_at(photograph, probabilities, model)[1], numbers)
 
 
 def test_of_equal_scores_the_first_class_is_taken():

@@ -95,7 +95,7 @@ def features(image, seed, shapes, new=False):
         image: float32 tensor [N, H, W, 3], RGB, 0-255.
         seed: int64 tensor [], of new kernels.
         shapes: dict from layer name to the kernel's shape [K, K, I, O].
-        new: whether the kernels are drawn from the seed; else their initial value is NaN, as
+        new: whether the kernels are drawn from the seed; else they refuse to be initialised, as
             they are to be loaded.
 
     Returns:

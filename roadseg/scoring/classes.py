@@ -4,6 +4,7 @@ Matrices of several images add up: pool them first, compute scores once.
 """
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from roadseg.datasets.description import IGNORED
 from roadseg.images import resize
@@ -19,6 +20,8 @@ BEST = 'mIoU'                       # the score that picks the best epoch
 def predict(network, photograph):
     """Scores at the size of the network and class numbers at that of the photograph.
 
+    The numbers are those of the highest probability, resized, as `roadseg.predict` paints them.
+
     Args:
         network: `inference.Network`.
         photograph: uint8 ndarray (H, W, 3).
@@ -27,7 +30,7 @@ def predict(network, photograph):
         (float32 ndarray (h, w, C), logits or logarithms of probabilities; uint8 ndarray (H, W)).
     """
     scores = network.scores(photograph)
-    return scores, class_numbers(scores, photograph.shape[:2])
+    return scores, class_numbers(softmax(scores, axis=-1), photograph.shape[:2])
 
 
 def class_numbers(scores, image_shape):

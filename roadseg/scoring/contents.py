@@ -9,9 +9,8 @@ from PIL import Image
 from roadseg.errors import InputError
 from roadseg.files import read_json
 from roadseg.images import DAMAGE
-from roadseg.training.run_folder import read_log
+from roadseg.training.run_folder import read_log, read_run
 
-REMEDY = 'name the folder of a run, as training writes it into runs/'
 OF_DATA = ('title', 'classes', 'palette', 'road', 'best')
 OF_SCORING = (*OF_DATA, 'columns', 'frame_columns', 'pooled', 'groups', 'scores', 'detail',
               'frames', 'test_scale', 'interval')
@@ -58,15 +57,9 @@ def read(folder):
     Raises:
         InputError: `options.json` is missing, or a file is not what it should be.
     """
-    folder = Path(folder)
-    path = folder / 'options.json'
-    options = read_json(path)
-    chosen = options.get('options', {})
-    _check(path, 'options', isinstance(chosen, dict), '{"epochs": 10, ...}')
-    data = options.get('data')
-    _check(path, 'data', isinstance(data, dict), '{"title": "KITTI Road", ...}')
-    _check_data(path, data, OF_DATA)
-    return Run(folder, options, chosen, data, _numbers_of_log(folder),
+    folder, options = Path(folder), read_run(folder)
+    _check_data(folder / 'options.json', options['data'], OF_DATA)
+    return Run(folder, options, options['options'], options['data'], _numbers_of_log(folder),
                _read_evaluation(folder / 'evaluation.json'))
 
 

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from roadseg.errors import InputError
+from roadseg.machine import processors
 
 
 def find(kind, pairs, dataset):
@@ -22,7 +23,7 @@ def find(kind, pairs, dataset):
     """
     if kind == 'none':
         return None
-    with ThreadPoolExecutor() as pool:          # Pillow lets go of the interpreter's lock
+    with ThreadPoolExecutor(processors()) as pool:      # Pillow lets go of the interpreter's lock
         counts = pool.map(lambda pair: _count(dataset.read_label(pair[1]), len(dataset.classes)),
                           pairs)
         return median_frequency_weights(counts, len(dataset.classes))

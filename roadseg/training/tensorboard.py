@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-from roadseg.images import paint, resize, thumbnail_size
+from roadseg.images import paint, painted, resize, thumbnail_size
 from roadseg.scoring.score import colour_map
 
 
@@ -75,9 +75,11 @@ def panel(photograph, truth, prediction, dataset, width=640):
         JPEG, bytes.
     """
     size, measures = thumbnail_size(photograph.shape[:2], width), dataset.measures
-    classes = [truth, measures.decide(prediction)][:len(dataset.classes) - 1]
+    classes = [truth]
+    if len(dataset.classes) > 2:
+        classes.append(measures.decide(prediction))
     drawn = np.concatenate([resize(picture, size) for picture in (
-        photograph, *(paint(photograph, numbers, dataset.palette) for numbers in classes),
+        photograph, *(paint(photograph, numbers, painted(dataset.palette)) for numbers in classes),
         colour_map(measures.confidence(prediction)))])
     encoded = io.BytesIO()
     Image.fromarray(drawn).save(encoded, format='JPEG', quality=90)     # PNG: ten times as long
