@@ -55,6 +55,22 @@ def test_a_rate_that_mpeg4_cannot_have(tmp_path):
         assert float(reader.rate) == pytest.approx(30, abs=0.01)
 
 
+def test_frames_that_last_unequally_are_shown_as_long_as_before(tmp_path):
+    """As phones film: here half a second of 20 frames a second, and a second of 5."""
+    colours = plain(15)
+    write(tmp_path / 'a.mp4', colours[:10], Fraction(20))
+    write(tmp_path / 'b.mp4', colours[10:], Fraction(5))
+    (tmp_path / 'list.txt').write_text("file 'a.mp4'\nfile 'b.mp4'\n")
+    ffmpeg('-f', 'concat', '-i', tmp_path / 'list.txt', '-fps_mode', 'vfr',
+           '-video_track_timescale', 1000, tmp_path / 'c.mp4')
+    with Reader(tmp_path / 'c.mp4') as reader:
+        found = [int(frame[12, 20, 0]) for frame in reader]
+    seconds = len(found) / reader.rate
+    assert float(seconds) == pytest.approx(1.5, abs=0.1) and reader.problem is None
+    for second, expected in ((0.27, 5), (0.45, 9), (0.6, 10), (1.4, 14)):
+        assert found[int(second * reader.rate)] == pytest.approx(int(colours[expected][0, 0, 0]), abs=5)
+
+
 def ffmpeg(*arguments):
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-y', *map(str, arguments)],
                    check=True)
