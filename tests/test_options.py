@@ -302,7 +302,7 @@ def test_help_explains_every_option(capsys):
 
 def test_help_shows_values_as_they_are_typed(capsys):
     text = help_text(capsys)
-    for shown in ('(192x640)', '(kitti)', '(0.00014)', '(20)', '(yes)', '(no)', '(0.3)', '(1)'):
+    for shown in ('(192x640)', '(kitti)', '(0.00014)', '(40)', '(yes)', '(no)', '(0.5)', '(1)'):
         assert shown in text
     assert not re.search(r'\(\[|\(\(|\(True\)|\(False\)|\(None\)|\(10\.0\)|default: (True|False)',
                          text)
@@ -356,7 +356,7 @@ def test_what_changes_nothing_of_the_result_may_be_other(tmp_path, monkeypatch):
     (tmp_path / 'data/a.png').touch()
     assert parse_args(['--resume', '../run']).data_dir == str(tmp_path / 'data')
     assert parse_args(['--resume', '../run', '--encoder', '../other']).encoder == Path('../other')
-    assert '--epochs is 9, was 20' in error_of(['--resume', '../run', '--epochs', '9'])
+    assert '--epochs is 9, was 40' in error_of(['--resume', '../run', '--epochs', '9'])
 
 
 def test_an_encoder_that_was_not_named_is_found_where_it_was(tmp_path, monkeypatch):
@@ -380,7 +380,7 @@ def test_options_that_contradict_a_run_are_named_as_they_are_typed(tmp_path):
     run = run_of(tmp_path, image_size=[32, 96], flip=False)
     message = error_of(['--resume', run, '--epochs', '3', '--image-size', '32x64', '--flip',
                         '--test-scale', '1,1.3'])
-    for piece in ('--epochs is 3, was 20', '--image-size is 32x64, was 32x96', '--flip is yes, '
+    for piece in ('--epochs is 3, was 40', '--image-size is 32x64, was 32x96', '--flip is yes, '
                   'was no', '--test-scale is 1,1.3, was 1', 'leave them out'):
         assert piece in message
 
@@ -435,7 +435,7 @@ def test_a_mistyped_name_is_an_error_and_not_todays_default(tmp_path, name):
 def test_options_of_a_later_version_are_a_warning(tmp_path, capsys):
     run = run_of(tmp_path, mixup=0.2)
     for _ in range(2):
-        assert parse_args(['--resume', str(run)]).epochs == 20
+        assert parse_args(['--resume', str(run)]).epochs == 40
     warning, = capsys.readouterr().err.splitlines()
     assert warning.startswith('warning: ') and "'mixup'" in warning and str(run) in warning
 

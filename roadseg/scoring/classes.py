@@ -4,7 +4,6 @@ Matrices of several images add up: pool them first, compute scores once.
 """
 import numpy as np
 from PIL import Image
-from scipy.special import softmax
 
 from roadseg.datasets.description import IGNORED
 from roadseg.images import resize
@@ -29,6 +28,7 @@ def predict(network, photograph):
     Returns:
         (float32 ndarray (h, w, C), logits or logarithms of probabilities; uint8 ndarray (H, W)).
     """
+    from scipy.special import softmax       # only here, as it takes time
     scores = network.scores(photograph)
     return scores, class_numbers(softmax(scores, axis=-1), photograph.shape[:2])
 

@@ -15,11 +15,11 @@ from roadseg.training.run_folder import data_folder, read_options, read_run
 # Measured where README.md or docs/experiments.md says so.
 RECIPES = {
     'demo': {'image_size': (128, 416), 'epochs': 30, 'batch_size': 2, 'learning_rate': 1e-3,
-             'decoder_rate': 1.0, 'freeze_blocks': 0},
+             'decoder_rate': 1.0, 'freeze_blocks': 0, 'scale': 0.3, 'colour': 0.3},
     'camvid': {'image_size': (360, 480), 'epochs': 60, 'batch_size': 4, 'learning_rate': 1e-4,
-               'freeze_blocks': 0},
+               'freeze_blocks': 0, 'scale': 0.3, 'colour': 0.3},
     'cityscapes': {'image_size': (512, 1024), 'epochs': 30, 'batch_size': 1, 'learning_rate': 1e-4,
-                   'freeze_blocks': 0},
+                   'freeze_blocks': 0, 'scale': 0.3, 'colour': 0.3},
     'folder': {'image_size': None},     # the photographs' own aspect, see `training_size`
 }
 OF_MODEL = {(of, 'segnet'): {'class_weights': 'median'} for of in ('camvid', 'cityscapes')}
@@ -93,7 +93,7 @@ def build_parser():
              'their own aspect and as many pixels')
     add('--test-scale', type=factors, default=[1.0], metavar='FACTOR[,FACTOR...]',
         help='predict at this size relative to that of the training; of several, the mean')
-    add('--epochs', type=number(int, 1, 100_000), default=20, metavar='N',
+    add('--epochs', type=number(int, 1, 100_000), default=40, metavar='N',
         help='passes over the photographs')
     add('--batch-size', type=number(int, 1, 4096), default=2, metavar='N',
         help='photographs per step; with N times as many, an epoch has N times fewer steps, for '
@@ -125,9 +125,9 @@ def build_parser():
         help='validate and save moving averages of the weights; 0 for none')
     add('--flip', action=argparse.BooleanOptionalAction, default=True,
         help='mirror photographs with a probability of 1/2')
-    add('--scale', type=number(float, 0, 8), default=0.3, metavar='S',
+    add('--scale', type=number(float, 0, 8), default=0.5, metavar='S',
         help='zoom photographs by 1/(1+S/2) to 1+S')
-    add('--colour', type=number(float, 0, 1), default=0.3, metavar='S',
+    add('--colour', type=number(float, 0, 1), default=0.5, metavar='S',
         help='change brightness, saturation and contrast by up to this share')
     add('--ignore-last-rows', type=number(int, 0, 100_000), default=0, metavar='N',
         help="leave the labels' last N rows out of the training. KITTI Road's mostly stop some "
