@@ -27,6 +27,7 @@ import helper
 from roadseg.commands import run_command
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
+from roadseg.files import check_writable
 from roadseg.inference import Network, averaged_weights
 from roadseg.networks import segnet
 from roadseg.networks.encoder import check_layers, draw_new_kernels
@@ -77,10 +78,10 @@ def load_vgg(sess, vgg_path, image=None):
         if isinstance(error, tf.errors.OpError):
             explain_gpu(error)
             error = as_os_error(error)      # whose text begins with the reason
-        reason = (str(getattr(error, 'strerror', error)).strip() or repr(error)).splitlines()[0]
-        raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' ({reason}); move "
-                         'it away to fetch it anew, or see `python -m '
-                         'roadseg.networks.vgg16`') from error
+        reason = str(getattr(error, 'strerror', None) or error).strip() or repr(error)
+        raise InputError(f"{vgg_path} holds no frozen graph with the tag 'vgg16' "
+                         f'({reason.splitlines()[0]}); move it away to fetch it anew, or see '
+                         '`python -m roadseg.networks.vgg16`') from error
     names = ('image_input', 'keep_prob', 'layer3_out', 'layer4_out', 'layer7_out')
     try:
         return tuple(sess.graph.get_tensor_by_name(name + ':0') for name in names)
@@ -383,6 +384,8 @@ def run(options):
         KeyboardInterrupt: Ctrl-C or a request to end; a checkpoint has been written.
     """
     team = workers.join()
+    if team.is_first and not options.resume:
+        check_writable(Path(options.runs_dir, 'run'))
     setting = settle(options, team)
     hardware, dataset, training, validation, encoder, class_weights, scale_loss = setting
 

@@ -4,6 +4,7 @@ The notice comes two minutes before, in the instance metadata alone: see "Spot I
 notices" in the EC2 user guide, which says to look every five seconds. A machine on demand never
 gets one.
 """
+import http.client
 import subprocess
 import time
 import urllib.request
@@ -22,8 +23,8 @@ def is_announced():
         look = urllib.request.Request(METADATA + 'meta-data/spot/instance-action',
                                       headers={'X-aws-ec2-metadata-token': token})
         urllib.request.urlopen(look, timeout=2).close()
-    except OSError:         # 404: there is none; or there are no metadata here
-        return False
+    except (OSError, http.client.HTTPException, ValueError):
+        return False        # 404: there is none; or there are no metadata here, or damaged ones
     return True
 
 

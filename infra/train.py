@@ -33,14 +33,23 @@ def is_unfinished(run, taught):
         tests = made['data']['testing']
         trained = (progress['epoch'] >= options['epochs']
                    or progress['step'] >= (options['max_steps'] or math.inf))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        painted = len(list((run / 'overlays').glob('*.png'))) >= tests
+        to_teach = (options.get('rounds') or 1) > 1 and run.resolve() not in taught
+        scores = run / 'evaluation.json'
+        scored = scores.exists() and (scores.stat().st_mtime >= checkpoints[-1].stat().st_mtime
+                                      or checkpoint_of(scores) == checkpoints[-1].name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f'warning: passing over {run}, which cannot be read: {error!r}', file=sys.stderr)
         return False
-    scores = run / 'evaluation.json'
-    scored = scores.exists() and scores.stat().st_mtime >= checkpoints[-1].stat().st_mtime
-    painted = len(list((run / 'overlays').glob('*.png'))) >= tests
-    to_teach = (options.get('rounds') or 1) > 1 and run.resolve() not in taught
     return not trained or bool(held_out) and not scored or not painted or to_teach
+
+
+def checkpoint_of(scores):
+    """Name of the checkpoint that was scored: the times of files are lost where they are copied."""
+    try:
+        return json.loads(scores.read_text(encoding='utf-8'))['checkpoint']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def first_whole(paths):
@@ -76,6 +85,9 @@ def main():
         print(unfinished[-1])
         return
     if unfinished:
+        if options:
+            print(f"{unfinished[-1]} is unfinished and goes on; without it: {' '.join(options)}",
+                  file=sys.stderr)
         options = ['--resume', str(unfinished[-1])]
     os.execv(sys.executable, [sys.executable, 'main.py', *options])
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import main as script
-from roadseg.commands import Parser, number, run_command
+from roadseg.commands import Parser, named_folder, number, run_command
 from roadseg.datasets import camvid, kitti
 from roadseg.errors import InputError
 from roadseg.files import make_folder
@@ -128,7 +128,7 @@ def main(argv=None):
     add('--data-dir', default='data', metavar='DIR', help='holds KITTI Road and CamVid')
     add('--weights', required=True, metavar='FILE',
         help='.npz of the 13 ImageNet convolutions of VGG16')
-    add('--work-dir', type=Path, default=Path('box'), metavar='DIR', help='to be made')
+    add('--work-dir', type=named_folder, default=Path('box'), metavar='DIR', help='to be made')
     add('--epochs', type=number(int, 1, 1000), default=5, help='passes over the windows')
     args = parser.parse_args(argv)
     if os.path.lexists(args.work_dir):

@@ -102,6 +102,12 @@ def named_folder(text):
     return Path(text)
 
 
+def named(text):
+    """The same, as str."""
+    named_folder(text)
+    return text
+
+
 def factors(text):
     """'1,1.3' -> [1.0, 1.3], each from 0.1 to 8."""
     try:
@@ -147,9 +153,18 @@ def run_command(command, argv=None):
         sys.stdout, sys.stderr = before
 
 
+def _check_current_folder():
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError('the folder that you are in has been removed; change to '
+                         'another') from error
+
+
 def _run(command, argv):
     """What `run_command` does, once the streams are prepared."""
     try:
+        _check_current_folder()
         return command(argv) or 0
     except InputError as error:
         print(f'error: {one_line(error)}', file=sys.stderr)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from roadseg.commands import Parser, factors, named_folder, run_command, typed
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
-from roadseg.files import differ, write_json, write_whole
+from roadseg.files import check_writable, differ, is_there, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.model import load
 from roadseg.run_data import open_dataset
@@ -253,10 +253,10 @@ def write_submission(run, args):
         InputError: photographs or calibrations are missing, or the data set has no server.
     """
     target = Path(args.submission)
-    if (target.suffix.lower() != '.zip' or os.path.exists(target) and not os.path.isfile(target)
-            or not os.access(target.parent, os.W_OK)):
-        raise InputError(f'cannot write {target}: name a .zip file in a folder that is there and '
-                         'writable')
+    if (target.suffix.lower() != '.zip' or is_there(target) and not os.path.isfile(target)
+            or not os.path.isdir(target.parent)):
+        raise InputError(f'cannot write {target}: name a .zip file in a folder that is there')
+    check_writable(target)
     dataset, folder, _ = open_dataset(run, args.data_dir)
     if dataset.server is None:
         raise InputError(f'{dataset.title} has no server that takes submissions; --submission is '
@@ -317,7 +317,7 @@ def main(argv=None):
     """The command: prints the table, or writes a submission."""
     parser = Parser(prog='python -m roadseg.evaluate', description=__doc__)
     add = parser.add_argument
-    add('runs', nargs='+', metavar='RUN', type=Path, help='folder runs/<date-time>')
+    add('runs', nargs='+', metavar='RUN', type=named_folder, help='folder runs/<date-time>')
     add('--split', metavar='SPLIT',
         help='photographs to score: a split of the data set, all, or kfold:K of runs trained on '
              'each fold; by default those that the run held out')

@@ -395,7 +395,7 @@ def main(argv=None):
     """The command: exit code 0, or 1 where an export is not good and was left out."""
     parser = Parser(prog='python -m roadseg.export', description=__doc__)
     add = parser.add_argument
-    add('run', metavar='RUN', type=Path, help='folder runs/<date-time>')
+    add('run', metavar='RUN', type=named_folder, help='folder runs/<date-time>')
     add('--format', choices=tuple(PRECISIONS), help='what to write')
     add('--quantize', choices=tuple(LIMITS), default='none',
         help='of tflite: float16 halves the file, dynamic makes the weights 8 bits, int8 '

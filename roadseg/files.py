@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -236,6 +237,50 @@ def file_checksum(path):
     """
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def check_writable(path):
+    """Checks, before the work of minutes, that a file or folder can be made.
+
+    Raises:
+        InputError: it can't.
+    """
+    path = Path(path)
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)              # whose name may be too long
+        while not os.path.isdir(path.parent):       # which will be made, too
+            path = path.parent
+            if os.path.lexists(path):
+                raise NotADirectoryError(errno.ENOTDIR, '')
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def folders_in(folder):
+    """The folders in a folder, and in those, but for hidden ones.
+
+    Links are followed, though not in circles.
+
+    Returns:
+        Sorted list of paths; [] where the folder is not there.
+
+    Raises:
+        InputError: one can't be read.
+    """
+    def refuse(error):
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise InputError(f'cannot read the folder {error.filename}: '
+                             f'{describe_os_error(error)}; make it readable, or name others')
+
+    found = {os.path.realpath(folder): folder}
+    for place, names, _ in os.walk(folder, onerror=refuse, followlinks=True):
+        names[:] = [name for name in names if not name.startswith('.')
+                    and os.path.realpath(Path(place, name)) not in found]       # links may be loops
+        found.update({os.path.realpath(Path(place, name)): Path(place, name) for name in names})
+    return sorted(list(found.values())[1:])
 
 
 def make_folder(folder, parents=True):

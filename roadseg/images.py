@@ -47,7 +47,11 @@ def read_image(path):
         InputError: the file is missing, damaged, animated, larger than `PIXEL_LIMIT`, or has
             values without a scale (floating point or 32 bits).
     """
-    image = decode(path)
+    return to_rgb(decode(path))
+
+
+def to_rgb(image):
+    """The colours of a PIL Image from `decode`: uint8 ndarray (H, W, 3)."""
     if image.mode.startswith('I'):
         # All that `decode` lets through have 16 bits; 65535 / 257 = 255.
         values = np.asarray(image).astype(np.uint32)
@@ -76,7 +80,7 @@ def orientation(path):
         InputError: it cannot be read any more.
     """
     try:
-        with Image.open(path) as image:
+        with open(path, 'rb') as file, Image.open(file) as image:
             return _orientation(image)
     except DAMAGE as error:                 # it has been removed since it was read
         raise InputError(f'cannot read {path}: {" ".join(str(error).split())}') from error
@@ -112,7 +116,8 @@ def decode(path, formats=_FORMATS, kind='image', remedy=_REMEDY, verified=False)
         if verified:
             with Image.open(path, formats=formats) as image:
                 image.verify()
-        with Image.open(path, formats=formats) as image:
+        # By a path, Pillow maps a TIFF that is stored turned to memory, and turns it twice.
+        with open(path, 'rb') as file, Image.open(file, formats=formats) as image:
             problem = _problem(image)
             if problem is None:
                 image.load()        # a TIFF is turned by that

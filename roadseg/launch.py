@@ -12,6 +12,7 @@ if __name__ == '__main__':      # before the imports, which take seconds
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ MAIN = Path(__file__).parents[1] / 'main.py'
 LIBC = ctypes.CDLL(None) if sys.platform == 'linux' else None
 PR_SET_PDEATHSIG = 1        # of Linux' prctl
 KILLED = getattr(signal, 'SIGKILL', 9)
+OF_FATAL = re.compile(rb'F\d{4} ')       # TensorFlow's log, before it aborts
 
 
 def free_addresses(count):
@@ -101,6 +103,9 @@ def launch(count, options):
         if code == -KILLED:
             print(f'error: worker {index} was killed; is there too little memory?',
                   file=sys.stderr)
+        elif code < 0 and -code not in asked:
+            print(f'error: worker {index} was ended by {signal.Signals(-code).name}',
+                  file=sys.stderr)
     return next((130 if -code in asked else 2 if code == -KILLED else abs(code)
                  for code in codes if code), 0)
 
@@ -127,7 +132,7 @@ def _show(index, stream):
     failed = False
     for line in stream:
         failed = failed or line.startswith(b'Traceback')
-        if failed or line.startswith(b'error: '):
+        if failed or line.startswith(b'error: ') or OF_FATAL.match(line):
             sys.stderr.write(f"worker {index}: {line.decode(errors='replace')}")
 
 

@@ -41,7 +41,8 @@ from roadseg import runtimes, video
 from roadseg.commands import Parser, named_folder, number, one_line, run_command
 from roadseg.datasets import labels
 from roadseg.errors import InputError
-from roadseg.files import check_file, delete, make_folder, write_json, write_whole
+from roadseg.files import (check_file, delete, folders_in, make_folder, write_json,
+                            write_whole)
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
                             write_mask)
 from roadseg.machine import processors
@@ -133,14 +134,8 @@ def _is_known(path):
 
 def _walk(folder):
     """Pictures and videos in a folder and all those in it, in order; hidden ones left out."""
-    def refuse(error):
-        raise InputError(f'cannot read the folder {error.filename}: {error.strerror}; make it '
-                         'readable, or name others')
-
-    paths = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        paths += [Path(parent) / name for name in names if not name.startswith('.')]
+    paths = [path for place in [folder, *folders_in(folder)] for path in place.iterdir()
+             if not path.name.startswith('.') and not os.path.isdir(path)]
     labels.warn_of_unread([path.name for path in paths if path.suffix.lower() in UNREAD], folder)
     return sorted(filter(_is_known, paths))
 

@@ -19,7 +19,7 @@ from conftest import small_disk
 from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.tf_paths import literal
-from roadseg.training import checkpoints
+from roadseg.training import checkpoints, preflight
 from roadseg.training.held_out import Stopped
 from roadseg.training.recorder import Recorder
 from roadseg.training.run_folder import Progress, write_log
@@ -241,6 +241,18 @@ def test_edited_log_costs_no_checkpoint(tiny, capsys):
     assert "log.csv, line 2: step is 'x'" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):
+    """TensorFlow has one error for both."""
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'model.data: No space left on device')
+
+    tiny.at(10)
+    monkeypatch.setattr(checkpoints, '_saved_tensors', full)
+    with pytest.raises(InputError, match='cannot write .*step-000010: no space left on the disk'):
+        with preflight.advising(preflight.Cost(1000, 1.0, 2 ** 30, 2 ** 20), 4, 2 ** 32):
+            checkpoints.save(tiny.sess, tiny.saver, tiny.run, Progress(step=10))
+
+
 def test_other_things_in_the_folder_are_left_alone(tiny):
     for name in ('step-abc', 'step-', 'notes', 'step-000010 copy'):
         (tiny.run / 'checkpoints' / name).mkdir(parents=True)
@@ -382,8 +394,9 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_used(tiny, tmp_path, 
     last = tiny.save(20)
     DAMAGES[damage](last, other)
     assert load(tiny.run) == ('step-000010', 10)
-    error = capsys.readouterr().err
-    assert error.count('\n') == 1 and f'warning: the checkpoint {last} is damaged: ' in error
+    damaged, taken = capsys.readouterr().err.splitlines()
+    assert damaged.startswith(f'warning: the checkpoint {last} is damaged: ')
+    assert taken.endswith('step-000010 is taken instead')
     assert tiny.restore() == ('step-000010', Progress(step=10), 10)
     tiny.save(15)       # those of later steps, which were damaged, do not count among the last two
     assert tiny.names() == ['step-000010', 'step-000015']

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roadseg import signals
-from roadseg.commands import Parser, factors
+from roadseg.commands import Parser, factors, run_command
 from roadseg.signals import hold_back
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,14 @@ def test_a_home_that_cannot_be_written_to_adds_no_line():
                                   'XDG_CONFIG_HOME': '/dev/null'})
     error, = process.stderr.splitlines()
     assert process.returncode == 2 and error.startswith('error: ')
+
+
+def test_a_folder_that_has_been_removed_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'gone').mkdir()
+    monkeypatch.chdir(tmp_path / 'gone')
+    (tmp_path / 'gone').rmdir()
+    assert run_command(lambda argv: 0, []) == 2
+    assert 'the folder that you are in has been removed' in capsys.readouterr().err
 
 
 # Streams --------------------------------------------------------------------------------------

@@ -505,13 +505,18 @@ def test_submission_of_other_names_is_refused(quick, data, tmp_path, capsys, nam
     assert name in error and 'um_000012.png' in error
 
 
-@pytest.mark.parametrize('target', ['there', 'there.zip', 'nowhere/a.zip', 'file/a.zip', 'file', ''])
-def test_submission_that_cannot_be_written_is_refused_at_once(run, tmp_path, capsys, target):
+@pytest.mark.parametrize('target', ['there', 'there.zip', 'nowhere/a.zip', 'file/a.zip', 'file', '',
+                                    'x' * 300 + '.zip', 'dangling.zip'])
+def test_submission_that_cannot_be_written_is_refused_at_once(run, tmp_path, capsys, monkeypatch,
+                                                               target):
+    monkeypatch.setattr(evaluate, 'open_dataset', pytest.fail)
     for name in ('there', 'there.zip'):
         (tmp_path / name).mkdir()
     (tmp_path / 'file').write_text('')
+    (tmp_path / 'dangling.zip').symlink_to(tmp_path / 'not/there')
     error = error_of(capsys, run, '--submission', os.path.join(tmp_path, target))
-    assert str(tmp_path / target) in error and 'cannot write' in error
+    assert str(tmp_path / target) in error
+    assert 'cannot write' in error or 'is a link to' in error
 
 
 def test_submission_of_a_data_set_without_a_server_is_refused(seven, run, tmp_path, capsys):

@@ -251,6 +251,20 @@ def test_impossible_numbers_of_classes(tmp_path, count):
         folder.load(fill(tmp_path), count)
 
 
+def test_photographs_in_folders_below_are_told(tmp_path, capsys):
+    fill(tmp_path)
+    for place in ('images/city', 'images/.hidden', 'test/city/deep', 'unlabelled/empty'):
+        (tmp_path / place).mkdir(parents=True)
+    folder.load(tmp_path)
+    assert capsys.readouterr().err == ''
+    for place in ('images/city', 'images/.hidden', 'test/city/deep'):
+        (tmp_path / place / 'a.jpg').touch()
+    folder.load(tmp_path)
+    assert [line.split(' are not read')[0] for line in capsys.readouterr().err.splitlines()] == [
+        f'warning: the photographs in the folders of {tmp_path}/{name}'
+        for name in ('images', 'test')]
+
+
 # What is not there ------------------------------------------------------------------------------
 
 def test_a_folder_laid_out_differently(tmp_path):

@@ -158,6 +158,18 @@ def test_the_rotation_that_a_camera_noted_is_applied(tmp_path, suffix, orientati
     assert check_image(path) == expected.shape[:2]
 
 
+@pytest.mark.parametrize('orientation, expected', TURNS.items())
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_a_grey_tiff_that_is_stored_turned(tmp_path, orientation, expected, dtype):
+    """Which Pillow would map to memory, without compression, and turn twice."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    scale = np.iinfo(dtype).max // 255
+    path = saved(tmp_path / 'a.tif', NOISE[..., 0].astype(dtype) * dtype(scale), exif=exif)
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected[..., 0])
+    assert images.orientation(path) == orientation
+
+
 @pytest.mark.parametrize('tag, kind, content', [
     (0x010f, 5, struct.pack('>II', 1, 3)), (0x0132, 5, struct.pack('>II', 1, 3)),  # Make, DateTime
     (0x011a, 2, b'72 dpi\0\0'), (0x8769, 9, struct.pack('>ii', -7, 0))])   # XResolution, Exif

@@ -193,7 +193,7 @@ def checkout(tmp_path):
 
 
 def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=48, scored=None,
-            max_steps=None, testing=0, **options):
+            max_steps=None, testing=0, scores='', **options):
     """Makes a run folder as training leaves it; epochs are (done, of how many)."""
     run = checkout / 'runs' / name
     folder = run / 'checkpoints' / checkpoint
@@ -204,7 +204,7 @@ def add_run(checkout, name, epochs=(3, 10), checkpoint='step-000723', held_out=4
         'data': {'validation': held_out, 'testing': testing}}))
     (run / 'index.html').touch()        # there after each epoch
     if scored:
-        (run / 'evaluation.json').touch()
+        (run / 'evaluation.json').write_text(scores)
     if scored == 'earlier':             # than the last checkpoint
         os.utime(run / 'evaluation.json', (1, 1))
     (run / 'overlays').mkdir()
@@ -284,10 +284,14 @@ def test_notice_of_a_spot_machine_stops_the_training(commands, tmp_path):
             self.wfile.write(content)
 
         def do_PUT(self):
-            self.answer(200, b'a token')
+            if not asked:       # what HTTP is not
+                self.wfile.write(b'no status line\n')
+                asked.append(('PUT', self.path, None))
+            else:
+                self.answer(200, b'a token')
 
         def do_GET(self):
-            self.answer(200 if len(asked) > 4 else 404)
+            self.answer(200 if len(asked) > 5 else 404)
 
         def log_message(self, *_):
             pass
@@ -313,6 +317,8 @@ def test_notice_of_a_spot_machine_stops_the_training(commands, tmp_path):
     ({'epochs': (10, 10), 'scored': 'now'}, False),
     ({'epochs': (10, 10), 'held_out': 0}, False),
     ({'epochs': (10, 10), 'scored': 'earlier'}, True),      # scored in between, not at its end
+    ({'epochs': (10, 10), 'scored': 'earlier', 'checkpoint': 'step-000723',
+      'scores': '{"checkpoint": "step-000723"}'}, False),   # unpacked, which changes the times
     ({'epochs': (10, 10), 'scored': 'now', 'testing': 3}, True),    # stopped while it painted
     ({'epochs': (10, 10), 'scored': 'now', 'testing': 2}, False),
     ({'max_steps': 723, 'scored': 'now'}, False),
@@ -336,7 +342,8 @@ def test_last_of_several_checkpoints_counts(checkout):
 
 @posix
 @pytest.mark.parametrize('damage', [
-    '', '{"options": {}}', '{"options": {"epochs": null, "max_steps": 0}, "data": {"validation": 1}}'])
+    '', '{"options": {}}', '{"options": {"epochs": 9, "max_steps": 0, "rounds": "x"}, '
+    '"data": {"validation": 1, "testing": 0}}', '{"options": {"epochs": null, "max_steps": 0}, "data": {"validation": 1}}'])
 def test_damaged_run_does_not_keep_the_service_from_training(checkout, damage):
     run = add_run(checkout, '2026-11-20-10-00-00')
     (run / 'options.json').write_text(damage)

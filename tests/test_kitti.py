@@ -196,6 +196,15 @@ def test_the_four_colours_of_road_labels(tmp_path):
     assert kitti.read_road_label(path).dtype == np.uint8
 
 
+def test_a_damaged_label_is_refused_and_not_read_as_another(tmp_path):
+    path = write_png(tmp_path / 'label.png', [list(COLOURS)] * 40)
+    whole = path.read_bytes()
+    for place in range(whole.index(b'IDAT') + 6, len(whole) - 16):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        with pytest.raises(InputError, match='label.png is not a readable PNG file'):
+            kitti.read_road_label(path)
+
+
 @pytest.mark.parametrize('colour', [(0, 255, 0), (254, 0, 0), (255, 0, 128), (255, 255, 255)])
 def test_a_foreign_colour_is_an_error_that_says_where(tmp_path, colour):
     label = np.full((5, 7, 3), (255, 0, 0), np.uint8)

@@ -101,6 +101,8 @@ BAD = {
     '--schedule': ('linear',),
     '--precision': ('float8',),
     '--class-weights': ('all',),
+    **{option: ('',) for option in ('--data-dir', '--runs-dir', '--encoder', '--resume',
+                                    '--start-from', '--unlabelled')},
     '--split': ('val4', '', 'kfold:5', 'kfold:5:5', 'kfold:0:0', 'kfold:²:1', 'kfold:5:²',
                 'kfold:inf:0', 'kfold:1e300:0', f"kfold:{'9' * 400}:0", 'tail:inf', 'tail:nan',
                 'tail:1e300', f"tail:{'9' * 400}", 'tail:²', 'tail:1', 'val', 'val3\n'),

@@ -166,8 +166,11 @@ def test_a_folder_is_searched_and_its_paths_are_kept(run, tmp_path, out):
     for name in ('a.png', 'sub/a.png', 'sub/deep/B.JPG', '.hidden.png', '.git/c.png'):
         save(tmp_path / 'photos' / name)
     (tmp_path / 'photos/notes.txt').write_text('no picture')
+    save(tmp_path / 'elsewhere/d.png')
+    (tmp_path / 'photos/linked').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'photos/sub/circle').symlink_to(tmp_path / 'photos')
     assert call(run, tmp_path / 'photos', '--out', out) == 0
-    assert files(out) == ['a.png', 'sub/a.png', 'sub/deep/B.JPG']
+    assert files(out) == ['a.png', 'linked/d.png', 'sub/a.png', 'sub/deep/B.JPG']
 
 
 def test_two_of_a_name_from_two_folders(run, tmp_path, out):

@@ -13,7 +13,7 @@ from roadseg.commands import run_command
 from roadseg.datasets import demo
 from roadseg.errors import InputError
 from roadseg.files import write_json
-from roadseg.networks import segnet
+from roadseg.networks import segnet, vgg16
 from roadseg.training import checkpoints, start_from
 from tiny import save_run
 
@@ -223,6 +223,18 @@ def test_weights_of_the_decoder_alone_are_told(taught, capsys):
             main.initialize_new(sess)
             assert start_from.take_weights(sess, taught)['taken'] == 2 - told
         assert ('has another encoder; 1 variables of its decoder' in capsys.readouterr().err) == told
+
+
+def test_an_encoder_that_takes_photographs_in_another_form_is_told(data, taught, tmp_path, capsys):
+    shapes = vgg16.convolution_shapes(32)
+    for name, form in (('same', vgg16.torch_input), ('other', vgg16.caffe_input)):
+        vgg16.save({}, {**shapes, **vgg16.top_shapes(shapes['conv5_3'][-1], 16, 3)}, form,
+                   tmp_path / name / 'vgg')
+        with tf.Graph().as_default(), tf.Session() as sess:
+            build(sess, tmp_path / name, 2)
+            start_from.take_weights(sess, taught)
+        told = str(data / 'vgg') in (said := capsys.readouterr().err) and 'another form' in said
+        assert told == (name == 'other')
 
 
 def test_a_run_that_has_not_noted_its_photographs_is_told(tmp_path, capsys):

@@ -76,7 +76,7 @@ def use(loadavg):
 
 def main(argv=None):
     """Looks once."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Powers the machine off when it has been idle.')
     parser.add_argument('--state', type=Path, required=True, metavar='FILE',
                         help='whose age is the time since when the machine is idle')
     parser.add_argument('--loadavg', default='/proc/loadavg', metavar='FILE')

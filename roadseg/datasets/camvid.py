@@ -30,7 +30,6 @@ from roadseg.datasets.description import IGNORED, Dataset
 from roadseg.datasets.splits import split_pairs
 from roadseg.errors import InputError
 from roadseg.files import is_there, move_into_place, part_of, sweep, write_error
-from roadseg.images import read_image
 from roadseg.scoring import classes as class_scores
 from roadseg.scoring import road as road_scores
 
@@ -272,7 +271,7 @@ def read_colours(path):
     Raises:
         InputError: unreadable, or a colour that is not in label_colors.txt.
     """
-    colours = read_image(path)
+    colours = labels.read_colours(path)
     red, green, blue = (colours[..., channel] >> 6 for channel in range(3))
     numbers = _BY_COLOUR[red << 4 | green << 2 | blue]
     foreign = (numbers == labels.FOREIGN) | (colours & 63).any(axis=2)

@@ -124,6 +124,7 @@ def _pairs(folder):
     if not found:
         raise InputError(f'{masks} holds no .png file: {_LAYOUT}, as JPEG changes class '
                          f'numbers; {labels.contents(masks)}')
+    labels.warn_of_folders(images)
     return labels.pair(photographs, found, images, masks)
 
 
@@ -133,6 +134,8 @@ def _tests(folder):
                    for place in ('test', 'unlabelled'))
     for name in tests.keys() & more.keys():
         raise InputError(f'{tests[name]} and {more[name]} have the same name; rename one')
+    for place in ('test', 'unlabelled'):
+        labels.warn_of_folders(folder / place)
     return [*tests.values(), *more.values()]
 
 

@@ -19,7 +19,6 @@ from roadseg.datasets.description import IGNORED, Dataset
 from roadseg.datasets.splits import split_pairs
 from roadseg.errors import InputError
 from roadseg.files import describe_os_error, is_there
-from roadseg.images import read_image
 from roadseg.scoring import road
 
 URL = 'https://s3.eu-central-1.amazonaws.com/avg-kitti/data_road.zip'
@@ -218,7 +217,7 @@ def read_road_label(path):
     Raises:
         InputError: unreadable, or a colour that KITTI's road labels do not have.
     """
-    colours = read_image(path)
+    colours = labels.read_colours(path)
     red, green, blue = (colours[..., channel] for channel in range(3))
     foreign = (green > 0) | ((red > 0) & (red < 255)) | ((blue > 0) & (blue < 255))
     if foreign.any():

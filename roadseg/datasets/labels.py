@@ -6,8 +6,8 @@ import unicodedata
 import numpy as np
 
 from roadseg.errors import InputError
-from roadseg.files import describe_os_error
-from roadseg.images import decode
+from roadseg.files import describe_os_error, folders_in
+from roadseg.images import decode, to_rgb
 
 FOREIGN = 254               # in a table: a value that the data set does not have
 PHOTOGRAPHS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')     # endings
@@ -53,6 +53,15 @@ def pictures(folder, endings=('.png',), suffix=''):
         found[name] = path
     warn_of_unread(unread, folder)
     return found
+
+
+def warn_of_folders(folder):
+    """Says that photographs in the folders of a folder are not read; of none, nothing."""
+    below = [place for place in folders_in(folder) if any(
+        path.suffix.lower() in PHOTOGRAPHS for path in place.iterdir())]
+    if below:
+        print(f'warning: the photographs in the folders of {shown(str(folder))} are not read, such '
+              f'as those in {shown(below[0].name)}; move them up', file=sys.stderr)
 
 
 def warn_of_unread(names, folder):
@@ -206,6 +215,22 @@ def read_numbers(path, black_and_white=False):
         if high.any():
             raise misplaced(path, values, high, '0 to 255')
     return values.astype(np.uint8, copy=False)
+
+
+def read_colours(path):
+    """Reads a label whose colours stand for classes.
+
+    Args:
+        path: of a PNG file.
+
+    Returns:
+        uint8 ndarray (H, W, 3), RGB.
+
+    Raises:
+        InputError: it is missing, damaged, animated or no PNG.
+    """
+    return to_rgb(decode(path, ('PNG',), 'PNG file', 'take it from the data set again',
+                         verified=True))
 
 
 def _decode(path, black_and_white):

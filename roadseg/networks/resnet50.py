@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from roadseg import files
-from roadseg.commands import Parser, run_command
+from roadseg.commands import Parser, named_folder, run_command
 from roadseg.errors import InputError
 from roadseg.networks import encoder
 from roadseg.networks.encoder import (caffe_input, convolution_variables, dropout, fill,
@@ -324,7 +324,8 @@ def main(argv=None):
     parser.add_argument('--weights', required=True, metavar='{imagenet,FILE,random}',
                         help="imagenet: Keras downloads them; FILE: an .h5 of Keras' ResNet50; "
                              'random: drawn from the seed of the run')
-    parser.add_argument('--out', default='data/resnet50', help='folder to write')
+    parser.add_argument('--out', type=named_folder, default='data/resnet50', metavar='DIR',
+                        help='folder to write')
     options = parser.parse_args(argv)
     convert(options.weights, options.out)
     print(f'wrote {options.out}')

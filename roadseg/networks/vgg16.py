@@ -43,7 +43,7 @@ import roadseg.quiet        # noqa: F401, isort: skip; before TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from roadseg.commands import Parser, number, run_command
+from roadseg.commands import Parser, named_folder, number, run_command
 from roadseg.datasets import download
 from roadseg.errors import InputError
 from roadseg.files import (check_file, check_free, free_space_check, human_size,
@@ -418,7 +418,7 @@ def main(argv=None):
     parser.add_argument('--weights', required=True, metavar='FILE',
                         help="Keras' .h5, with its top or without, or an .npz of the 13 "
                              "convolutions; 'imagenet' downloads Keras' 13 convolutions")
-    parser.add_argument('--out', type=Path, default='data/vgg', metavar='DIR',
+    parser.add_argument('--out', type=named_folder, default='data/vgg', metavar='DIR',
                         help='folder to write')
     parser.add_argument('--fc-width', type=number(int, 2, 16384), default=512, metavar='N',
                         help='channels of new layers fc6 and fc7')

@@ -232,7 +232,8 @@ def _write(sess, saver, run, copy, meta_graph):
         move_into_place(part, path)
         _prune(run, path)
     except (OSError, tf.errors.OpError) as error:
-        raise write_error(path, as_os_error(error)) from error
+        reason = as_os_error(error)     # TensorFlow calls a full disk, too, an exhausted resource
+        raise write_error(path, reason) from reason
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return path
@@ -395,14 +396,16 @@ def load(sess, run, which='last'):
     Raises:
         InputError: there is no whole checkpoint.
     """
-    saver = None
-    for path in candidates(run, which):
+    saver, paths = None, candidates(run, which)
+    for path in paths:
         with _naming_damage(path):
             progress = _read_progress(path, read_run(run).get('id'))
             if saver is None:       # that of one before is as good, as the graph never changes
                 with literal(path) as folder, sess.graph.as_default():
                     saver = tf.train.import_meta_graph(str(folder / 'model.meta'))
             _restore(sess, saver, path, progress)
+            if path != paths[0]:
+                print(f'warning: {path} is taken instead', file=sys.stderr)
             return path
     raise InputError(f"no whole checkpoint in {Path(run) / 'checkpoints'}")
 

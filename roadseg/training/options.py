@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from roadseg.commands import Parser, factors, image_size, number, typed
+from roadseg.commands import Parser, factors, image_size, named, named_folder, number, typed
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
 from roadseg.training.run_folder import data_folder, read_options, read_run
@@ -53,15 +53,16 @@ def build_parser():
         help='group the classes of the data set into so many: camvid 11 or 2, cityscapes 19, 13 '
              'or 2, demo 2 or 7; of a folder, how many its masks have')
     add('--model', choices=('fcn8s', 'segnet'), default='fcn8s', help='the decoder to train')
-    add('--encoder', type=Path, metavar='DIR', default=None,
+    add('--encoder', type=named_folder, metavar='DIR', default=None,
         help='frozen graph to start from, as `python -m roadseg.networks.resnet50` writes one; '
              'by default the VGG16 in DATA_DIR/vgg, or else in data/vgg')
-    add('--resume', type=Path, metavar='RUN', default=None,
+    add('--resume', type=named_folder, metavar='RUN', default=None,
         help='go on with this run from its last checkpoint, with its options')
-    add('--data-dir', default='data', metavar='DIR',
+    add('--data-dir', type=named, default='data', metavar='DIR',
         help='holds the data set and vgg/, or gets them by download; given by hand, it may hold '
              'fewer files than were published')
-    add('--runs-dir', default='runs', metavar='DIR', help='where the run folder is made')
+    add('--runs-dir', type=named, default='runs', metavar='DIR',
+        help='where the run folder is made')
     add('--split', default=None, metavar='SPLIT',
         help="photographs to hold out. kitti: val3, KittiSeg's (the default), or search, to "
              'choose options by (val3 is not trained on either). camvid: val (the default), '
@@ -70,10 +71,10 @@ def build_parser():
              'folder); none')
 
     add = parser.add_argument_group('more from the same labels').add_argument
-    add('--start-from', type=Path, metavar='RUN', default=None,
+    add('--start-from', type=named_folder, metavar='RUN', default=None,
         help='take the weights of this run where names and shapes agree, whatever data set, '
              'classes and model it was of; the others are new')
-    add('--unlabelled', type=Path, metavar='DIR', default=None,
+    add('--unlabelled', type=named_folder, metavar='DIR', default=None,
         help='learn from the photographs in this folder, too, as --teacher labels them; if it '
              'holds none, from those in its folders')
     add('--teacher', type=run_folders, metavar='RUN[,RUN...]', default=None,
@@ -381,9 +382,9 @@ def _checked(action, value, folder):
     several, right, found = isinstance(value, (list, tuple)), True, value
     if action.nargs == 0:
         right = isinstance(value, bool)
-    elif action.type is None:
+    elif action.type in (None, named):
         right = isinstance(value, str) and value in (action.choices or [value])
-    elif action.type is Path:
+    elif action.type is named_folder:
         right = isinstance(value, (str, Path))
         found = Path(value) if right else value
     else:

@@ -90,15 +90,39 @@ def take_weights(sess, run):
                 _assign(sess, mine[name], value)
                 if name + AVERAGE in all_of_mine:
                     _assign(sess, all_of_mine[name + AVERAGE], value)
+        theirs_take = _input_constants(other.graph)
     if all(name.startswith('decoder/') for name in common):
         print(f'warning: --start-from: {path} has another encoder; {len(common)} variables of its '
               'decoder are taken, which were made for that; name a run with --encoder of this '
               'one', file=sys.stderr)
+    elif theirs_take != _input_constants(sess.graph):
+        made_of = read_run(run)['model'].get('encoder')
+        print(f'warning: --start-from: the encoder of {path}, {made_of}, takes photographs in '
+              'another form, such as with another mean, and its weights do not go with this one; '
+              'name it with --encoder', file=sys.stderr)
     fresh = [name for name in mine if name not in common]
     print(f'starting from {path}: {len(common)} of {len(mine)} variables taken; fresh: '
           + _shown(fresh), flush=True)
     return {'run': str(Path(run).resolve()), 'checkpoint': path.name, 'sha256': checksum(path),
             'taken': len(common), 'fresh': fresh}
+
+
+def _input_constants(graph):
+    """What a frozen encoder does to photographs and layers, besides its weights.
+
+    Returns:
+        Sorted list of the float constants, as nested lists, that `layer4_out` is computed from.
+    """
+    found, ahead, seen = [], [op for op in graph.get_operations() if op.name == 'layer4_out'], set()
+    while ahead:
+        op = ahead.pop()
+        if op in seen or op.type.startswith(('Var', 'Placeholder')):
+            continue
+        seen.add(op)
+        if op.type == 'Const' and op.outputs[0].dtype.is_floating:
+            found.append(tf.make_ndarray(op.get_attr('value')).tolist())
+        ahead += [tensor.op for tensor in op.inputs]
+    return sorted(found, key=str)
 
 
 def _weights():

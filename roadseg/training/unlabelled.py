@@ -30,7 +30,7 @@ import roadseg
 from roadseg.datasets import labels
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
-from roadseg.files import read_json, temporary, write_error, write_json
+from roadseg.files import folders_in, read_json, temporary, write_error, write_json
 from roadseg.images import paint, painted, read_image, write_image, write_mask
 from roadseg.machine import processors
 from roadseg.tf_errors import naming_lack_of_memory
@@ -216,7 +216,7 @@ def _photographs(options, training, held_out):
         if not found and place.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"--unlabelled: {folder} holds {place}, where the data set's "
                              'labelled photographs are; name a folder of others')
-    below = _folders_in(folder)         # such as cities
+    below = folders_in(folder)         # such as cities
     if found and below:
         print(f'warning: the {len(found)} photographs in {folder} are learned from, and none in '
               f'its folders, such as {below[0]}', file=sys.stderr)
@@ -263,16 +263,6 @@ def _photographs(options, training, held_out):
 def _label_name(path, folder):
     """The name of a photograph's label, by where it lies in the folder: str."""
     return '-'.join(path.relative_to(folder).with_suffix('.png').parts)
-
-
-def _folders_in(folder):
-    """The folders in a folder, and in those, but for hidden ones: sorted list of paths."""
-    found = {os.path.realpath(folder): folder}
-    for place, names, _ in os.walk(folder, followlinks=True):
-        names[:] = [name for name in names if not name.startswith('.')
-                    and os.path.realpath(Path(place, name)) not in found]       # links may be loops
-        found.update({os.path.realpath(Path(place, name)): Path(place, name) for name in names})
-    return sorted(list(found.values())[1:])
 
 
 def _looks(paths):
