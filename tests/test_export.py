@@ -69,7 +69,6 @@ def test_a_transposed_convolution_is_one_before_depth_to_space(factor):
 
 
 @pytest.mark.parametrize('kind', ['fcn8s', 'segnet', 'resnet50'])
-@pytest.mark.slow
 def test_the_graph_for_inference_answers_as_the_one_for_training(data, tmp_path, kind):
     run = exported.save_run(tmp_path / 'run', data, kind)
     with export.checkpoint_network(run) as (_, network, frozen):
