@@ -89,7 +89,8 @@ def copy_of(run, folder, lay_in=None, **options):
     copy = Path(shutil.copytree(run, folder))
     content = json.loads((copy / 'options.json').read_text())
     content['options'].update(options)
-    content['data']['folder'] = str(lay_in or content['data']['folder'])
+    if lay_in:
+        content['data']['folder'] = str(lay_in)
     (copy / 'options.json').write_text(json.dumps(content))
     return copy
 
@@ -243,7 +244,7 @@ def test_runs_of_several_seeds_give_mean_and_deviation_and_their_differences_are
     printed = capsys.readouterr()
     assert 'mean of 2 runs' in printed.out and 'sample standard deviation' in printed.out
     differing = [line for line in printed.err.splitlines() if 'differ' in line]
-    assert differing == [f'warning: the runs differ in --epochs: {quick}: 20; {other}: 7']
+    assert differing == [f'warning: the runs differ in --epochs: {quick}: 40; {other}: 7']
 
 
 def test_runs_of_several_data_sets_are_refused(quick, seven, tmp_path, capsys):

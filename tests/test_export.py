@@ -435,9 +435,11 @@ def test_the_photographs_have_been_moved(bright, data, tmp_path, capsys):
                 tmp_path / 'gone') == 2
     assert '--data-dir' in error_of(capsys)
     copy = shutil.copytree(bright, tmp_path / 'copy')
-    (copy / 'photographs.json').write_text('{"training": ["data_road/a.png"], "validation": []}')
+    there = next((data / 'data_road/training/image_2').iterdir()).relative_to(data).as_posix()
+    (copy / 'photographs.json').write_text(json.dumps(
+        {'training': [there, 'data_road/a.png'], 'validation': []}))
     assert call(copy, '--format', 'frozen') == 2
-    assert '1 of 1 photographs are not in' in (line := error_of(capsys)) and '--data-dir' in line
+    assert '1 of 2 photographs are not in' in (line := error_of(capsys)) and '--data-dir' in line
 
 
 def test_a_place_that_is_taken_or_no_folder(bright, tmp_path, capsys):
