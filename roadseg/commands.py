@@ -102,8 +102,8 @@ def named_folder(text):
     return Path(text)
 
 
-def named(text):
-    """The same, as str."""
+def folder_name(text):
+    """The same as `named_folder`, as str."""
     named_folder(text)
     return text
 

@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from roadseg.commands import Parser, factors, image_size, named, named_folder, number, typed
+from roadseg.commands import (Parser, factors, folder_name, image_size, named_folder, number,
+                              typed)
 from roadseg.datasets import catalogue, splits
 from roadseg.errors import InputError
 from roadseg.training.run_folder import data_folder, read_options, read_run
@@ -58,10 +59,10 @@ def build_parser():
              'by default the VGG16 in DATA_DIR/vgg, or else in data/vgg')
     add('--resume', type=named_folder, metavar='RUN', default=None,
         help='go on with this run from its last checkpoint, with its options')
-    add('--data-dir', type=named, default='data', metavar='DIR',
+    add('--data-dir', type=folder_name, default='data', metavar='DIR',
         help='holds the data set and vgg/, or gets them by download; given by hand, it may hold '
              'fewer files than were published')
-    add('--runs-dir', type=named, default='runs', metavar='DIR',
+    add('--runs-dir', type=folder_name, default='runs', metavar='DIR',
         help='where the run folder is made')
     add('--split', default=None, metavar='SPLIT',
         help="photographs to hold out. kitti: val3, KittiSeg's (the default), or search, to "
@@ -382,7 +383,7 @@ def _checked(action, value, folder):
     several, right, found = isinstance(value, (list, tuple)), True, value
     if action.nargs == 0:
         right = isinstance(value, bool)
-    elif action.type in (None, named):
+    elif action.type in (None, folder_name):
         right = isinstance(value, str) and value in (action.choices or [value])
     elif action.type is named_folder:
         right = isinstance(value, (str, Path))
