@@ -358,8 +358,16 @@ def test_a_video_that_the_encoder_cannot_take_does_not_stop_the_next(run, tmp_pa
     wide = save_video(tmp_path / 'a.mp4', sweep(60))
     clip = save_video(tmp_path / 'b.mp4', sweep(3))
     writer = video.Writer
-    monkeypatch.setattr(video, 'Writer', lambda path, shape, rate: writer(
-        path, (2, 20_000) if path.name == 'a.mp4' else shape, rate))
+
+    class TooWide(writer):
+        def __init__(self, path, shape, rate):
+            super().__init__(path, (2, 20_000), rate)
+
+        def write(self, frame):
+            super().write(np.zeros((2, 20_000, 3), np.uint8))
+
+    monkeypatch.setattr(video, 'Writer', lambda path, *more: (
+        TooWide if path.name == 'a.mp4' else writer)(path, *more))
     assert call(run, wide, clip, '--out', out) == 1
     assert 'make the video smaller' in capsys.readouterr().err
     assert files(out) == ['b.mp4']
