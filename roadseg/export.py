@@ -54,8 +54,8 @@ from roadseg.run_data import open_dataset
 from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
-from roadseg.training.run_folder import (checksum, describe_software, photograph_names,
-                                         read_photographs, read_run, trained_on)
+from roadseg.training.run_folder import (checksum, describe_software, noted_photographs,
+                                         photograph_names, read_run, trained_on)
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -126,7 +126,7 @@ def photographs_of(run, data_dir):
         InputError: they are not there.
     """
     dataset, folder, options = open_dataset(run, data_dir)
-    names = [name for names in read_photographs(run).values() for name in names]
+    names = noted_photographs(run)
     missing = [name for name in names if not os.path.isfile(Path(folder, name))]
     if missing:
         raise InputError(f'{len(missing)} of {len(names)} photographs are not in {folder}, the '

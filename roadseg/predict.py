@@ -41,8 +41,7 @@ from roadseg import runtimes, video
 from roadseg.commands import Parser, named_folder, number, one_line, run_command
 from roadseg.datasets import labels
 from roadseg.errors import InputError
-from roadseg.files import (check_file, delete, folders_in, make_folder, write_json,
-                            write_whole)
+from roadseg.files import check_file, delete, folders_in, make_folder, write_json, write_whole
 from roadseg.images import (DAMAGE, paint, read_image, resize, silence_pillow, write_image,
                             write_mask)
 from roadseg.machine import processors

@@ -4,7 +4,7 @@ import os
 from roadseg.datasets import catalogue
 from roadseg.errors import InputError
 from roadseg.training.options import complete
-from roadseg.training.run_folder import check_classes, data_folder, read_photographs, read_run
+from roadseg.training.run_folder import check_classes, data_folder, noted_photographs, read_run
 
 
 def open_dataset(run, named=None):
@@ -22,16 +22,15 @@ def open_dataset(run, named=None):
     """
     made = read_run(run)
     options = complete(made['options'], run)
-    folder = options['data_dir'] if named is None else named
-    if named is None:
-        folder = data_folder(run, folder, made['data'].get('folder')) or folder
-    if not os.path.isdir(folder):
-        raise InputError(f"there is no folder {folder}{' here' * (not os.path.isabs(folder))}, "
+    place = options['data_dir'] if named is None else named
+    folder = named if named is not None else data_folder(run, place, made['data'].get('folder'))
+    if not os.path.isdir(folder or place):
+        raise InputError(f"there is no folder {place}{' here' * (not os.path.isabs(place))}, "
                          f"where the data of {run} {'lay' if named is None else 'should be'}; "
                          'name it with --data-dir')
-    if named is None and data_folder(run, folder) is None:
-        noted = [name for names in read_photographs(run).values() for name in names]
-        raise InputError(f'none of the {len(noted)} photographs of {run} is in {folder}, such as '
+    if folder is None:
+        noted = noted_photographs(run)
+        raise InputError(f'none of the {len(noted)} photographs of {run} is in {place}, such as '
                          f'{noted[0]}; name the folder that they are in with --data-dir')
     catalogue.check_there(options['dataset'], folder)
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)

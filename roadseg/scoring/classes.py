@@ -30,7 +30,10 @@ def predict(network, photograph):
     """
     from scipy.special import softmax       # only here, as it takes time
     scores = network.scores(photograph)
-    return scores, class_numbers(softmax(scores, axis=-1), photograph.shape[:2])
+    size = photograph.shape[:2]
+    # where nothing is resized, the highest score is that of the highest probability
+    compared = scores if scores.shape[:2] == size else softmax(scores, axis=-1)
+    return scores, class_numbers(compared, size)
 
 
 def class_numbers(scores, image_shape):

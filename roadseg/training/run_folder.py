@@ -179,6 +179,11 @@ def read_photographs(run):
     return content
 
 
+def noted_photographs(run):
+    """Returns the names of all photographs in `photographs.json`; [] where it is missing."""
+    return [name for names in read_photographs(run).values() for name in names]
+
+
 def data_folder(run, *places):
     """Returns the first of some folders that has one of a run's photographs, None without.
 
@@ -189,7 +194,7 @@ def data_folder(run, *places):
     Raises:
         InputError: `photographs.json` is damaged.
     """
-    noted = [name for names in read_photographs(run).values() for name in names]
+    noted = noted_photographs(run)
     return next((place for place in places if isinstance(place, str) and os.path.isdir(place)
                  and (not noted or any(os.path.isfile(Path(place, name)) for name in noted))), None)
 
