@@ -400,7 +400,7 @@ def run(options):
         progress, origin = start_from.begin(
             sess, saver, options, start_from.not_trained_on(dataset, training))
         with team.naming_lost():
-            team.agree(sess, progress, options, dataset, training, encoder)
+            team.agree(sess, progress, options, dataset, [*training, *validation], encoder)
         cost, seconds, available = preflight.estimate(
             sess, net, trained_variables(options.freeze_blocks, options.train), options, team)
         # may take hours: not before all else is known to work

@@ -82,7 +82,7 @@ def main(argv=None):
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
     started = [subprocess.Popen(command, env=launch.environment_of(addresses, index))
                for index in range(args.workers)]
-    return max(process.wait() for process in started)
+    return max(abs(process.wait()) for process in started)      # negative: by a signal
 
 
 if __name__ == '__main__':

@@ -96,7 +96,9 @@ if [[ -d /run/systemd/system ]]; then
     done
     as_root systemctl daemon-reload
     as_root systemctl enable roadseg-resume.service roadseg-spot.service
-    as_root systemctl enable --now roadseg-jupyter.service roadseg-tensorboard.service
+    as_root systemctl enable roadseg-jupyter.service roadseg-tensorboard.service
+    # Not `enable --now`, which leaves what runs as it was before the set-up was repeated.
+    as_root systemctl restart roadseg-jupyter.service roadseg-tensorboard.service
 else
     echo 'warning: no systemd here; no services installed' >&2
 fi

@@ -229,10 +229,15 @@ def seen_size(image_shape, training_shape):
 
 
 def scaled_size(image_shape, scale):
-    """The size (H, W) times `scale`, to multiples of 8; as it is where `scale` is 1."""
+    """The size (H, W) times `scale`, to multiples of `LEAST`; as it is where `scale` is 1.
+
+    Of KITTI Road, a network learns that labels end some rows above the lower edge, and knows that
+    edge by how its poolings meet it. So 184 and 200 rows instead of 192 cost 2.5 of AP and trebled
+    the cross entropy, 160 and 224 nothing; the width does not matter.
+    """
     if scale == 1:
         return tuple(image_shape)
-    return tuple(max(8, round(side * scale / 8) * 8) for side in image_shape)
+    return tuple(max(1, round(side * scale / LEAST)) * LEAST for side in image_shape)
 
 
 def thumbnail_size(image_shape, width):

@@ -79,7 +79,8 @@ def launch(count, options):
     def hand_on(received, frame):
         asked.append(received)
         for worker in workers:
-            if worker.poll() is None:
+            # Windows' console sends Ctrl-C to all of its processes, and Python cannot.
+            if worker.poll() is None and (os.name == 'posix' or received != signal.SIGINT):
                 worker.send_signal(received)
 
     with handling(hand_on):

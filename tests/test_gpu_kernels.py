@@ -74,12 +74,13 @@ def encoders(tmp_path_factory):
     """Paths of the frozen graphs by name."""
     folder = tmp_path_factory.mktemp('encoders')
     save_tiny_vgg(folder / 'vgg', context=True)
+    save_tiny_vgg(folder / 'course', fc_kernel=7)
     resnet50.convert('random', folder / 'resnet50', width_divisor=16)
     return folder
 
 
 @pytest.mark.parametrize('encoder, model, num_classes', [
-    ('vgg', 'fcn8s', 2), ('resnet50', 'fcn8s', 19), ('vgg', 'segnet', 13)])
+    ('vgg', 'fcn8s', 2), ('course', 'fcn8s', 2), ('resnet50', 'fcn8s', 19), ('vgg', 'segnet', 13)])
 def test_every_operation_of_training_and_inference_has_a_gpu_kernel(encoders, encoder, model,
                                                                    num_classes):
     with tf.Graph().as_default() as graph, tf.Session() as sess:
@@ -92,7 +93,8 @@ def test_every_operation_of_training_and_inference_has_a_gpu_kernel(encoders, en
     assert not without_kernel(inference_graph(*frozen))
 
 
-@pytest.mark.parametrize('encoder, model', [('vgg', 'fcn8s'), ('vgg', 'segnet')])
+@pytest.mark.parametrize('encoder, model', [
+    ('vgg', 'fcn8s'), ('vgg', 'segnet'), ('resnet50', 'fcn8s')])
 def test_every_operation_of_half_precision_has_a_gpu_kernel(encoders, encoder, model):
     """As TensorFlow rewrites the graph, with what scales the loss."""
     with tf.Graph().as_default(), tf.Session() as sess:

@@ -339,7 +339,7 @@ def test_resize_of_floats():
 
 
 @pytest.mark.parametrize('size, scale, expected', [
-    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (248, 832)), ((10, 20), 0.1, (8, 8))])
+    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (256, 832)), ((10, 20), 0.1, (32, 32))])
 def test_scaled_size(size, scale, expected):
     assert scaled_size(size, scale) == expected
 

@@ -144,8 +144,15 @@ def test_the_advised_batch_size_fits(available):
 
 
 def test_advice_where_not_even_one_image_fits_is_a_smaller_image():
-    advice = preflight.memory_advice(Cost(1000, 1.0, 3 * GIB, GIB), 2, GIB)
+    advice = preflight.memory_advice(Cost(1000, 1.0, 3 * GIB, GIB), 2, 1.5 * GIB)
     assert '--image-size' in advice and '--batch-size' not in advice
+
+
+def test_advice_where_the_weights_alone_do_not_fit_is_a_smaller_encoder():
+    """As of the course's VGG16 with `--train decoder`, whose weights are 0.5 GiB."""
+    advice = preflight.memory_advice(Cost(1000, 1.0, 3 * GIB, GIB), 1, 2 * GIB)
+    assert advice.endswith('2.0 GiB are for the weights, whatever the photographs: choose a '
+                           'smaller --encoder')
 
 
 def test_advice_is_never_a_batch_of_none():

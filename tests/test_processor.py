@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from roadseg.training import processor
+from roadseg.training import allocator, processor, startup
 
 NAME = 'TF_ENABLE_ONEDNN_OPTS'
 
@@ -15,6 +15,18 @@ def test_eigens_where_there_is_avx2_and_no_more(monkeypatch, flags, chosen):
     monkeypatch.setattr(processor, 'flags', lambda: flags)
     monkeypatch.delenv(NAME, raising=False)
     processor.choose_convolutions()
+    assert os.environ.get(NAME) == chosen
+
+
+@pytest.mark.parametrize('options, chosen', [
+    ([], '0'), (['--precision', 'float32'], '0'), (['--precision', 'bfloat16'], None),
+    (['--demo'], None)])
+def test_onednn_stays_on_where_it_alone_can_do_what_was_asked(monkeypatch, options, chosen):
+    monkeypatch.setattr(allocator, 'use_huge_pages', lambda: None)
+    monkeypatch.setattr(processor, 'flags', lambda: {'avx2'})
+    monkeypatch.setenv(NAME, '')
+    monkeypatch.delenv(NAME)
+    startup._prepare(options)
     assert os.environ.get(NAME) == chosen
 
 

@@ -373,6 +373,31 @@ def test_dropout_differs_by_worker(data):
     assert first and not set(first) & set(second)
 
 
+def test_the_first_difference_of_two_lists_is_told(monkeypatch):
+    lists = [['a', 'b', 'c', 'd', 'e', 'f', 'g'], ['a', 'b', 'c', 'X', 'e', 'f', 'Y']]
+
+    def told(mine, other):
+        """What the worker with the list `mine` says, where another asks the same of `other`."""
+        team = workers.Workers(['a:1', 'b:1'], 0)
+
+        def check_same(_, what, text):
+            if what.startswith('the number'):
+                there = str(len(other))
+            else:
+                first, count = mine.index(text.split()[0]), len(text.split())
+                there = ' '.join(other if count == len(mine) else other[first:first + count])
+            if text != there:
+                raise InputError(f'{what}; here: {text}')
+
+        monkeypatch.setattr(team, 'check_same', check_same)
+        with pytest.raises(InputError) as caught:
+            team.check_all_same(None, 'the labels', mine)
+        return str(caught.value)
+
+    assert told(*lists) == 'the labels; here: d' and told(*lists[::-1]) == 'the labels; here: X'
+    assert told(lists[0], lists[1][:6]) == 'the number of the labels; here: 7'
+
+
 def test_what_workers_must_have_in_common(data, tmp_path, monkeypatch):
     """What each of them would compare of its own."""
     def compared(folder, spoil=lambda: None, **changes):
@@ -384,7 +409,7 @@ def test_what_workers_must_have_in_common(data, tmp_path, monkeypatch):
         team._agree = None
         sess = SimpleNamespace(list_devices=lambda: [], run=lambda fetches: None)
         team.agree(sess, Progress(), main.parse_args(['--seed', '5']), dataset,
-                   dataset.split('kfold:3:0')[0], folder / 'vgg')
+                   sum(dataset.split('kfold:3:0'), []), folder / 'vgg')
         return found
 
     own = tmp_path / 'own'
@@ -405,11 +430,11 @@ def test_what_workers_must_have_in_common(data, tmp_path, monkeypatch):
         assert differing() == ['versions', 'the code of this project']
     label = training[0][1].read_bytes()
     assert differing(lambda: training[0][1].write_bytes(label + b' ')) == [
-        'labels to train on, their names or sizes']
+        'the labels, their names or sizes']
     training[0][1].write_bytes(label)
     photograph = training[0][0].read_bytes()
     assert differing(lambda: training[0][0].write_bytes(photograph + b' ')) == [
-        'photographs, their names or sizes']
+        'the photographs, their names or sizes']
 
 
 def test_errors_and_tracebacks_of_all_workers_are_shown(monkeypatch, tmp_path, capsys):
@@ -509,7 +534,8 @@ def options(data, runs, *more):
     """Without dropout, which differs by worker, and augmentation; 12 photographs."""
     return ['--data-dir', str(data), '--runs-dir', str(runs), '--image-size', '32x96', '--epochs',
             '2', '--keep-prob', '1', '--no-flip', '--scale', '0', '--colour', '0', '--warmup', '2',
-            '--learning-rate', '1e-3', '--precision', 'float32', '--freeze-blocks', '4', *more]
+            '--learning-rate', '1e-3', '--precision', 'float32', '--freeze-blocks', '4',
+            '--clip-norm', '0.1', *more]
 
 
 def start(arguments, count=1):
@@ -557,9 +583,12 @@ def test_two_workers_are_one_with_twice_the_batch(data, alone, tmp_path):
     folders = [tmp_path / 'first', tmp_path / 'second']
     for folder, not_its in zip(folders, (['uu_road'], ['um_road', 'umm_road'])):
         shutil.copytree(data, folder)
-        for name in not_its:
+        for name in HELD_OUT:
             path = folder / f'data_road/training/gt_image_2/{name}_{HELD_OUT[name]}.png'
-            Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+            if name in not_its:
+                Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+            with path.open('ab') as label:      # of one size: what differs more is refused
+                label.truncate(4096)
     for process in start_each([options(folder, tmp_path / 'runs', '--batch-size', '1')
                                for folder in folders]):
         code, output = finish(process)

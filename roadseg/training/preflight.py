@@ -167,6 +167,9 @@ def memory_advice(cost, batch_size, available):
                 'GPU, or choose a smaller --batch-size or --image-size')
     if fits >= 1:
         return f'{what}; --batch-size {fits} will do'
+    if fixed >= available:
+        return (f'{what}; {fixed / 2**30:.1f} GiB are for the weights, whatever the photographs: '
+                'choose a smaller --encoder')
     return f'{what}; not even one image will fit: choose a smaller --image-size'
 
 

@@ -19,5 +19,7 @@ def _prepare(argv):
     from roadseg.training import allocator, processor
     from roadseg.training.options import parse_args
     allocator.use_huge_pages()
-    if parse_args(argv).dataset != 'demo':      # oneDNN suits its narrow network better
+    options = parse_args(argv)
+    # oneDNN suits the demo's narrow network better, and has the only bfloat16
+    if options.dataset != 'demo' and options.precision != 'bfloat16':
         processor.choose_convolutions()

@@ -387,7 +387,7 @@ class Workers:
         """Whether some worker's flag is set."""
         return bool(self.exchange(sess, [float(flag)])[0])
 
-    def agree(self, sess, progress, options, dataset, training, encoder):
+    def agree(self, sess, progress, options, dataset, labelled, encoder):
         """Makes sure that all workers do the same, and begin where the first one does.
 
         Args:
@@ -395,7 +395,7 @@ class Workers:
             progress: `Progress`, gets the first worker's values.
             options: namespace.
             dataset: `Dataset`.
-            training: list of (image, label) paths.
+            labelled: list of (image, label) paths to train on and to score.
             encoder: path of the frozen graph.
 
         Raises:
@@ -404,7 +404,7 @@ class Workers:
         """
         if self.count == 1:
             return
-        own = {'resume', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
+        own = {'resume', 'start_from', 'data_dir', 'runs_dir', 'encoder', 'own_data', 'cache_gb'}
         names = sorted({*vars(options)} - own)
         found = versions()
         self.check_same(sess, 'versions', ', '.join(
@@ -423,10 +423,10 @@ class Workers:
         if gpus:
             self.check_own_gpu(sess)
         self.check_same(sess, 'classes', ', '.join(dataset.classes))
-        self.check_same(sess, 'photographs, their names or sizes', ' '.join(
-            f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled))
-        self.check_same(sess, 'labels to train on, their names or sizes', ' '.join(
-            f'{label.name} ({os.path.getsize(label)} bytes)' for _, label in training))
+        self.check_all_same(sess, 'the photographs, their names or sizes', [
+            f'{image.stem} ({os.path.getsize(image)} bytes)' for image, _ in dataset.labelled])
+        self.check_all_same(sess, 'the labels, their names or sizes', [
+            f'{label.name} ({os.path.getsize(label)} bytes)' for _, label in labelled])
         self.check_same(sess, 'the encoder', checksum(encoder))
         sess.run(self._agree)
         names = [field.name for field in fields(progress) if field.type in (int, float)]
@@ -460,6 +460,28 @@ class Workers:
         if differing.any():
             raise InputError(f'{self.names(np.flatnonzero(differing))} differs from worker 0 in '
                              f'{what}; here: {text[:300]}')
+
+
+    def check_all_same(self, sess, what, texts):
+        """As `check_same`, of a list, of which the message has what differs first.
+
+        Args:
+            sess, what: see `check_same`.
+            texts: list of str.
+        """
+        try:
+            self.check_same(sess, what, ' '.join(texts))
+            return
+        except InputError:          # on all workers: where?
+            self.check_same(sess, f'the number of {what}', str(len(texts)))
+        while len(texts) > 1:
+            half = len(texts) // 2
+            try:
+                self.check_same(sess, what, ' '.join(texts[:half]))
+                texts = texts[half:]
+            except InputError:
+                texts = texts[:half]
+        self.check_same(sess, what, texts[0])
 
 
 class Bystander:
@@ -514,7 +536,8 @@ def join(environ=os.environ):
                          f'is a {kind}; only workers are known here, such as {_EXAMPLE}')
     if (not isinstance(addresses, list) or not addresses
             or not all(isinstance(address, str) and _is_address(address)
-                       for address in addresses) or len(set(addresses)) < len(addresses)):
+                       for address in addresses)
+            or len({address.lower() for address in addresses}) < len(addresses)):
         raise InputError(f'TF_CONFIG: cluster.worker is {str(addresses)[:80]}; expected different '
                          f'addresses host:port, such as {_EXAMPLE}')
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(addresses):
