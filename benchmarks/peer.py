@@ -3,9 +3,10 @@
 For `benchmarks/train.py` and `benchmarks/infer.py` only. All have VGG16's 13 convolutions, context
 layers of 512 channels, 32 score channels, two frozen blocks, Adam, a clipped gradient, L2 and
 moving averages of the weights. PyTorch is tuned: fused Adam, `foreach` averages, channels_last
-where asked, `torch.compile` where asked, autocast for bfloat16. Keras runs on TensorFlow with
-oneDNN, without which it has no gradient of its dilated convolutions, mixed precision for bfloat16,
-and without XLA, whose convolutions are slower on a CPU. The machine's peak, 'peak', is what PyTorch's product of two large matrices reaches.
+where asked, `torch.compile` where asked, with constant weights in a prediction, autocast for
+bfloat16. Keras runs on TensorFlow with oneDNN, without which it has no gradient of its dilated
+convolutions, mixed precision for bfloat16, and without XLA, whose convolutions are slower on a CPU.
+The machine's peak, 'peak', is what PyTorch's product of two large matrices reaches.
 """
 import sys
 import time
@@ -144,6 +145,9 @@ def torch_peer(size, image_shape, precision, training, channels_last, compiled):
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (
         (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     images, classes = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(classes).long()
+    if compiled:
+        from torch._inductor import config
+        config.freezing = not training
     network = torch.compile(net) if compiled else net
     autocast = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
 
@@ -234,5 +238,5 @@ if __name__ == '__main__':
     serve(ours(encoder, *arguments) if who == 'ours'
           else peak(precision) if who == 'peak'
           else keras_peer(*arguments) if who == 'keras'
-          else torch_peer(*arguments, channels_last=who.endswith('channels_last'),
-                          compiled=who.endswith('compile')))
+          else torch_peer(*arguments, channels_last='channels_last' in who,
+                          compiled='compile' in who))

@@ -3,7 +3,7 @@
     python benchmarks/train.py [--encoder data/vgg] [--batches 1 2] [--precisions float32 bfloat16]
 
 Needs PyTorch (`pip install torch`) and a frozen VGG16 with context layers; for `torch.compile` a
-C++ compiler, too, without which that row is left out. Each cell starts one process per peer; they
+C++ compiler, too, without which those rows are left out. Each cell starts one process per peer; they
 take turns, one step each, and the median and the ratio of the pairs count. All processes get large
 pages. The share of the peak is of what the fastest product of two large matrices reaches in the same
 alternation.
@@ -24,7 +24,8 @@ from roadseg.errors import InputError       # noqa: E402
 from peer import SIDE, work     # noqa: E402
 
 PEER = Path(__file__).with_name('peer.py')
-PEERS = ('ours', 'torch', 'torch-channels_last', *['torch-compile'] * bool(shutil.which('c++')),
+COMPILED = ('torch-compile', 'torch-compile-channels_last')
+PEERS = ('ours', 'torch', 'torch-channels_last', *(COMPILED if shutil.which('c++') else ()),
          'keras', 'peak')
 
 
@@ -70,7 +71,9 @@ def measure(kind, argv=None):
                 for who, process in processes.items():
                     process.stdin.write('step\n')
                     process.stdin.flush()
-                    seconds[who].append(float(process.stdout.readline()))
+                    if not (line := process.stdout.readline()):
+                        raise InputError(f'{who} ended with exit code {process.wait()}')
+                    seconds[who].append(float(line))
             for process in processes.values():
                 process.stdin.close()
                 process.wait()
@@ -79,7 +82,7 @@ def measure(kind, argv=None):
             for who in seconds:
                 ratios = [theirs / mine for theirs, mine in zip(seconds[who], seconds['ours'])]
                 each = statistics.median(seconds[who]) / batch
-                print(f'{precision:9} batch {batch}  {who:20} {1e3 * each:8.0f}   '
+                print(f'{precision:9} batch {batch}  {who:28} {1e3 * each:8.0f}   '
                       f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   '
                       f'{operations / each / rate:.2f}', flush=True)
 

@@ -229,15 +229,17 @@ def seen_size(image_shape, training_shape):
 
 
 def scaled_size(image_shape, scale):
-    """The size (H, W) times `scale`, to multiples of `LEAST`; as it is where `scale` is 1.
+    """The size (H, W) times `scale`, about; as it is where `scale` is 1.
 
-    Of KITTI Road, a network learns that labels end some rows above the lower edge, and knows that
-    edge by how its poolings meet it. So 184 and 200 rows instead of 192 cost 2.5 of AP and trebled
-    the cross entropy, 160 and 224 nothing; the width does not matter.
+    Its height is a multiple of `LEAST`. Of KITTI Road, a network learns that labels end some rows
+    above the lower edge, and knows that edge by how its poolings meet it: 184 and 200 rows instead
+    of 192 cost 2.5 of AP and trebled the cross entropy, 160 and 224 nothing. The width does not
+    matter, and follows to a multiple of 8.
     """
     if scale == 1:
         return tuple(image_shape)
-    return tuple(max(1, round(side * scale / LEAST)) * LEAST for side in image_shape)
+    height = LEAST * max(1, round(image_shape[0] * scale / LEAST))
+    return height, 8 * max(1, round(image_shape[1] * height / image_shape[0] / 8))
 
 
 def thumbnail_size(image_shape, width):

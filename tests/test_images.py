@@ -339,7 +339,8 @@ def test_resize_of_floats():
 
 
 @pytest.mark.parametrize('size, scale, expected', [
-    ((75, 101), 1, (75, 101)), ((192, 640), 1.3, (256, 832)), ((10, 20), 0.1, (32, 32))])
+    ((75, 101), 1, (75, 101)), ((192, 640), 1.5, (288, 960)), ((192, 640), 1.3, (256, 856)),
+    ((360, 480), 1.25, (448, 600)), ((10, 20), 0.1, (32, 64)), ((300, 2), 0.2, (64, 8))])
 def test_scaled_size(size, scale, expected):
     assert scaled_size(size, scale) == expected
 
