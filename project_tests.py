@@ -693,6 +693,25 @@ def test_a_global_initializer_that_wipes_the_pretrained_weights_is_loud(tmp_path
             sess.run(tf.global_variables_initializer())
 
 
+def test_pretrained_weights_are_trained_on_and_begin_their_moving_averages(tmp_path):
+    """Their initial value, which is an error, went into the averages' on every new encoder."""
+    rng = np.random.default_rng(0)
+    weights = {name: (rng.normal(0, 0.1, shape).astype(np.float32), rng.random(shape[-1], np.float32))
+               for name, shape in vgg16.convolution_shapes(32).items()}
+    vgg16.save(weights, vgg16.top_shapes(16, 4), vgg16.torch_input, tmp_path / 'vgg')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        main.build(sess, tmp_path / 'vgg', 2, main.parse_args([]))
+        main.initialize_new(sess)
+        found = {variable.op.name: sess.run(variable) for variable in tf.global_variables()}
+    for name in ('conv1_1', 'conv4_2', 'conv5_3'):
+        for part, value in zip(('kernel', 'bias'), weights[name]):
+            np.testing.assert_array_equal(found[f'{name}/{part}'], value)
+            average = found.get(f'{name}/{part}/ExponentialMovingAverage')
+            assert (average is None) == (name == 'conv1_1')     # its block is left as it is
+            if average is not None:
+                np.testing.assert_array_equal(average, value)
+
+
 @pytest.mark.parametrize('seeds, same', [((3, 3), True), ((3, 4), False)])
 def test_the_seed_reaches_new_layers_and_dropout(vgg_path, seeds, same):
     found = []

@@ -1,4 +1,5 @@
 """Which variables a run trains, and the decay of their weights."""
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 DECODER = 'decoder/'        # what `main.layers` and `segnet.layers` create begins with it
@@ -59,5 +60,13 @@ def initialize_new(sess):
         variables = tf.global_variables()
         if variables:
             names = set(sess.run(tf.report_uninitialized_variables(variables)))
-            sess.run([variable.initializer for variable in variables
-                      if variable.op.name.encode() in names])
+            new, loaded = [], {}
+            for variable in variables:
+                initial = variable.initial_value
+                if variable.op.name.encode() in names:
+                    new.append(variable.initializer)
+                # A moving average begins with the value that its weights have, but TensorFlow
+                # computes their initial value, too, which may be an error: see `encoder`.
+                elif initial is not None and initial.op.type == 'CheckNumerics':
+                    loaded[initial] = np.zeros(initial.shape, np.float32)
+            sess.run(new, loaded)
