@@ -3,7 +3,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from tensorflow import make_ndarray
 
+import roadseg
 from roadseg import box
 from roadseg.commands import run_command
 from roadseg.datasets import camvid, demo, kitti
@@ -42,6 +44,26 @@ def data(tmp_path, monkeypatch):
             (tmp_path / 'data/camvid' / folder).mkdir(parents=True)
             write_image(tmp_path / 'data/camvid' / folder / f'{place}.png', np.full(shape, 3, np.uint8))
     return tmp_path / 'data'
+
+
+def test_the_box_is_made(data, tmp_path, monkeypatch):
+    """From the file of weights to a run that the package can open."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(vgg16, 'read_npz', lambda path: {
+        name: (rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape).astype(np.float32),
+               np.zeros(shape[-1], np.float32))
+        for name, shape in vgg16.convolution_shapes(16).items()})
+    monkeypatch.setattr(box, 'IMAGE_SIZE', (32, 64))
+    monkeypatch.setattr(box, 'FITTED_ON', 3)
+    monkeypatch.setattr(box, 'FC_WIDTH', 12)
+    assert run_command(box.main, ['--weights', 'x.npz', '--data-dir', str(data), '--work-dir',
+                                  str(tmp_path / 'box'), '--epochs', '1']) == 0
+    run, = (path for path in (tmp_path / 'box/runs').iterdir() if path.is_dir())
+    with roadseg.load(run) as model:
+        assert model.image_size == (32, 64) and model.road == 1
+        kernel, = (node for node in model.network.sess.graph.as_graph_def().node
+                   if node.name == 'conv5_3/kernel')
+        assert make_ndarray(kernel.attr['value'].tensor).shape == (3, 3, 8, 8)
 
 
 @pytest.mark.parametrize('place', ['file/below', 300 * 'x', 'dangling'])
