@@ -129,22 +129,23 @@ def main(argv=None):
     add('--weights', required=True, metavar='FILE',
         help='.npz of the 13 ImageNet convolutions of VGG16')
     add('--work-dir', type=named_folder, default=Path('box'), metavar='DIR', help='to be made')
-    add('--epochs', type=number(int, 1, 1000), default=5, help='passes over the windows')
+    add('--epochs', type=number(int, 1, 1000), default=24, help='passes over the windows')
     args = parser.parse_args(argv)
     if os.path.lexists(args.work_dir):
         raise InputError(f'{args.work_dir} is there already; move it away or choose another '
                          '--work-dir')
     vgg16.read_npz(args.weights)        # before the minutes of writing windows
+    data = args.work_dir / 'KITTI Road and CamVid'         # which becomes the network's title
     try:
-        count, held_out = write_windows(args.data_dir, args.work_dir / 'data')
-        images = sorted((args.work_dir / 'data/images').iterdir())[:count - held_out]
+        count, held_out = write_windows(args.data_dir, data)
+        images = sorted((data / 'images').iterdir())[:count - held_out]
         chosen = np.random.default_rng(0).choice(len(images), FITTED_ON, replace=False)
         write_encoder(args.weights, [images[index] for index in chosen], args.work_dir / 'vgg')
     except BaseException:
         shutil.rmtree(args.work_dir, ignore_errors=True)
         raise
     script.main([
-        '--dataset', 'folder', '--data-dir', str(args.work_dir / 'data'), '--encoder',
+        '--dataset', 'folder', '--data-dir', str(data), '--encoder',
         str(args.work_dir / 'vgg'), '--runs-dir', str(args.work_dir / 'runs'), '--split',
         f'tail:{held_out / count:.6f}', '--image-size', 'x'.join(map(str, IMAGE_SIZE)),
         '--epochs', str(args.epochs), *RECIPE])
