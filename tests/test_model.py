@@ -88,13 +88,13 @@ def test_at_the_size_of_the_training_it_answers_as_in_validation(opened):
 
 
 def test_sizes_and_mirror_image_are_averaged_as_the_run_does(tmp_path):
-    run = tiny.save_run(tmp_path / 'run', test_scale=[1.0, 1.5], flip_test=True)
+    run = tiny.save_run(tmp_path / 'run', test_scale=[1.0, 2.0], flip_test=True)
     picture = np.random.default_rng(3).integers(0, 256, (32, 96, 3), np.uint8)
     with roadseg.load(run) as opened:
-        assert opened.network.scales == (1.0, 1.5) and opened.network.flip is True
+        assert opened.network.scales == (1.0, 2.0) and opened.network.flip is True
         plain = opened.network._replace(scales=(1,), flip=False)
         expected = (plain.probability(picture) + resize(expit(np.float32(
-            plain.run(resize(picture, (48, 144))) @ [-1, 1])), (32, 96))) / 2
+            plain.run(resize(picture, (64, 192))) @ [-1, 1])), (32, 96))) / 2
         assert opened.predict(picture)[..., 1] == pytest.approx(expected, abs=1e-5)
 
 
