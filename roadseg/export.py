@@ -379,7 +379,7 @@ def existing(folder, checkpoint):
     check = about.get('check')
     whole = isinstance(check, dict) and all(
         type(found) in kinds for kinds, found in (
-            ((int,), about.get('bytes')),
+            ((int,), about.get('bytes')), ((str,), check.get('measure')),
             *(((int, float), check.get(name))
               for name in ('photographs', 'largest_difference', 'agreement')),
             *(((int, float, type(None)), check.get(name, '')) for name in ('before', 'after'))))

@@ -496,6 +496,9 @@ def main(argv=None):
     source, texts = model_and_inputs(args.paths)
     kinds = ['overlay', *(kind for kind, wanted in (
         ('mask', args.masks), ('confidence', args.confidence), ('json', args.json)) if wanted)]
+    if is_run(args.out):
+        raise InputError(f'--out {args.out} is a run, whose files would be replaced; name another '
+                         'folder')
     jobs = plan(find_inputs(texts, args.out), args.out, kinds)
     make_folder(args.out)
     with load(source, args.runtime, args.checkpoint) as model:

@@ -18,8 +18,19 @@ ONE_REQUEST = 0.5       # seconds in which it may come twice: to all processes, 
 
 @contextmanager
 def as_ctrl_c():
-    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that nothing half written is left."""
-    with handling(signal.default_int_handler):
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, so that nothing half written is left.
+
+    Once for all that come within `ONE_REQUEST`: a second one would interrupt what clears up.
+    """
+    raised = []
+
+    def handler(number, frame):
+        now = time.monotonic()
+        if not raised or now - raised[-1] > ONE_REQUEST:
+            raised.append(now)
+            signal.default_int_handler(number, frame)
+
+    with handling(handler):
         yield
 
 

@@ -23,7 +23,7 @@ from roadseg.files import file_checksum, write_json
 from roadseg.images import read_image
 from roadseg.scoring import bev, road
 from roadseg.training import checkpoints, preflight
-from roadseg.training.run_folder import read_log, read_photographs
+from roadseg.training.run_folder import read_log, read_options, read_photographs
 from roadseg.training.schedule import learning_rate_at
 
 OPTIONS = ('--image-size', '32x96', '--epochs', '2', '--batch-size', '2', '--warmup', '5',
@@ -147,8 +147,12 @@ def test_a_photograph_that_has_been_trained_on_is_told_though_the_split_says_oth
     names = read_photographs(copy)
     names['training'].append(names['validation'][1])
     write_json(copy / 'photographs.json', names)
+    # By a teacher's labels, what got its own ones later:
+    photograph, = (path for path in Path(read_options(copy)['data_dir']).rglob('image_2/*')
+                   if path.name == Path(names['validation'][0]).name)
+    write_json(copy / 'pseudo_labels.json', {'photographs': [{'sha256': file_checksum(photograph)}]})
     assert evaluated(copy) == 0
-    assert f"was trained on 1 of these {len(names['validation'])}" in capsys.readouterr().err
+    assert f"was trained on 2 of these {len(names['validation'])}" in capsys.readouterr().err
 
 
 def test_all_photographs_are_scored_in_both_views_with_a_warning(quick, tmp_path, capsys):

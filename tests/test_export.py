@@ -361,13 +361,14 @@ def test_the_comparison_measures_beside_the_training_graph(bright, tmp_path, mon
 
 
 @pytest.mark.parametrize('name, value', [
-    ('largest_difference', None), ('before', 'x'), ('photographs', [3]), ('agreement', None)])
+    ('largest_difference', None), ('before', 'x'), ('photographs', [3]), ('agreement', None),
+    ('measure', 3)])
 def test_an_edited_check_of_an_export_has_it_made_anew(tmp_path, name, value):
     folder, checkpoint = tiny.save_export(tmp_path / 'export'), tmp_path / 'step-000001'
     checkpoint.mkdir()
     path = folder / 'export.json'
     check = {'photographs': 3, 'largest_difference': 0.0, 'agreement': 1.0, 'before': None,
-             'after': 90.5}
+             'after': 90.5, 'measure': 'MaxF'}
     content = {**json.loads(path.read_text()), 'bytes': 99, 'check': check,
                'checkpoint_sha256': checksum(checkpoint)}
     path.write_text(json.dumps(content))

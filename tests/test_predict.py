@@ -417,6 +417,7 @@ def test_a_network_that_is_named_wrongly(run, tmp_path, out, capsys):
     assert f'{run.parent} holds runs' in error_of(capsys, run.parent, photo, '--out', out)
     assert f'{run} is a run' in error_of(capsys, photo, run, '--out', out)
     assert 'named by its folder' in error_of(capsys, run / 'options.json', photo, '--out', out)
+    assert f'--out {run} is a run' in error_of(capsys, run, photo, '--out', run)
     assert not out.exists()
 
 

@@ -164,11 +164,27 @@ TWICE = """
             time.sleep(.3)      # in which a second request would end it at once
             raise KeyboardInterrupt('saved')
 """
+UNWINDING = """
+        try:
+            print('ready', flush=True)
+            time.sleep(30)
+        finally:
+            time.sleep(.3)      # where a second request would stop it
+            print('cleared up', file=sys.stderr)
+"""
 DEAF = """
         with signals.stopping() as stopped:
             print('ready', flush=True)
             time.sleep(30)
 """
+
+
+def test_what_clears_up_is_not_stopped_by_the_same_request():
+    process = start(WAIT.format(body=UNWINDING, ready=False))
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and error.splitlines() == ['cleared up', 'stopped']
 
 
 @pytest.mark.parametrize('number', signals.STOPPING)

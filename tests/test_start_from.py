@@ -170,6 +170,9 @@ def test_other_photographs_of_the_same_names_are_no_reason_to_refuse(tmp_path):
     assert 'in common' in refused(run, held_out, data_dir=here, dataset='folder')
     shutil.copy(theirs / '2.png', here)
     assert 'was trained on 1 of the 2 photographs' in refused(run, held_out, data_dir=here, dataset='folder')
+    (here / '2.png').rename(here / 'renamed.png')
+    assert 'the first being renamed.png' in refused(run, [(here / 'renamed.png', None)],
+                                                    data_dir=here, dataset='folder')
     shutil.rmtree(theirs)       # nothing tells them apart
     assert 'was trained on 2 of the 2 photographs' in refused(run, held_out, data_dir=here, dataset='folder')
 
@@ -183,7 +186,7 @@ def test_photographs_of_a_data_set_are_told_wherever_they_lie(tmp_path):
 
 
 def test_copies_in_another_data_set_are_told_by_their_contents(tmp_path):
-    """Such as KITTI's photographs with masks of one's own."""
+    """Such as KITTI's photographs with masks of one's own, be they renamed."""
     theirs = tmp_path / 'data_road'
     theirs.mkdir()
     run = save_run(tmp_path / 'run', split='none', dataset='kitti')
@@ -197,9 +200,9 @@ def test_copies_in_another_data_set_are_told_by_their_contents(tmp_path):
         (tmp_path / name).write_text('um_2.png')
     (tmp_path / 'gone.png').write_text('x')
     held_out = [(tmp_path / name, None) for name in ('um_1.png', 'um_2.png', 'gone.png')]
-    assert ('was trained on 1 of the 3 photographs that are held out now, the first being um_2.png'
+    assert ('was trained on 2 of the 3 photographs that are held out now, the first being um_1.png'
             in refused(run, held_out, tmp_path, 'folder'))
-    assert 'in common' in refused(run, held_out[::2], tmp_path, 'folder')
+    assert 'in common' in refused(run, held_out[2:], tmp_path, 'folder')
 
 
 def test_runs_that_were_moved_together_are_found(tmp_path):
@@ -241,6 +244,15 @@ def test_a_run_that_has_not_noted_its_photographs_is_told(tmp_path, capsys):
     run = save_run(tmp_path / 'run', split='val3')
     assert 'in common' in refused(run, [('data/um_1.png', None)])
     assert f'warning: {run} has not noted what it was trained on' in capsys.readouterr().err
+
+
+def test_a_student_without_its_notes_is_told(tmp_path, capsys):
+    run = save_run(tmp_path / 'run', split='val3', unlabelled='there')
+    write_json(run / 'photographs.json', {'training': ['um_2.png']})
+    assert 'in common' in refused(run, [('data/um_1.png', None)])
+    assert f'warning: {run} has lost its pseudo_labels.json' in capsys.readouterr().err
+    (run / 'pseudo_labels.json').symlink_to('pseudo_labels.json')
+    assert 'pseudo_labels.json' in refused(run, [('data/um_1.png', None)])
 
 
 def test_what_a_run_has_learned_from_has_seen_counts_too(tmp_path, capsys):

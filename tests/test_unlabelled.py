@@ -21,7 +21,7 @@ from roadseg.datasets import demo, kitti
 from roadseg.datasets.description import IGNORED
 from roadseg.errors import InputError
 from roadseg.images import read_image, resize, write_image
-from roadseg.training import pipeline, recorder, unlabelled
+from roadseg.training import pipeline, recorder, start_from, unlabelled
 from roadseg.training import options as training_options
 from roadseg.training.options import parse_args
 from roadseg.training.run_folder import checksum
@@ -388,6 +388,32 @@ def test_rounds_hand_the_student_on_as_teacher():
     assert seen == [(['first'], 3, 'here', 5), (['run 1'], 2, None, 5), (['run 2'], 1, None, 5)]
 
 
+def test_a_round_that_is_there_is_not_made_again(tmp_path):
+    first, second = (save_run(tmp_path / name, rounds=rounds) for name, rounds in (('1', 2), ('2', 1)))
+    options = Namespace(teacher=['teacher'], rounds=2, resume=first, runs_dir=tmp_path, seed=5)
+    seen = []
+
+    def run(options):
+        seen.append(options.rounds)
+        return first
+
+    (second / 'pseudo_labels.json').write_text('{"teachers": [{"run": "elsewhere/0"}]}')
+    assert unlabelled.rounds(run, options) == first and seen == [2, 1]
+    (second / 'pseudo_labels.json').write_text('{"teachers": [{"run": "elsewhere/1"}]}')
+    with pytest.raises(InputError, match='is done, and .*/2 is its next round; resume that'):
+        unlabelled.rounds(run, options)
+    assert seen == [2, 1, 2]
+
+
+def test_teachers_have_folders_of_any_name_and_one_vote_each(tmp_path, data, photographs):
+    with_comma = save_run(tmp_path / 'a,b')
+    given = ['--data-dir', str(data), '--unlabelled', str(photographs), '--teacher']
+    assert parse_args([*given, str(with_comma)]).teacher == [with_comma]
+    save_run(tmp_path / 'c')
+    with pytest.raises(InputError, match='--teacher: one run is named twice'):
+        parse_args([*given, f'{tmp_path}/c,{tmp_path}/../{tmp_path.name}/c'])
+
+
 def test_a_run_with_rounds_to_go_needs_its_first_teacher_no_more(data, photographs, tmp_path,
                                                                 capsys):
     run = save_run(tmp_path / 'run')
@@ -421,6 +447,15 @@ def test_photographs_are_found_from_another_folder_at_resume(data, photographs, 
 
 def command(*arguments):
     return run_command(main.main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+def test_the_second_round_is_taught_by_the_first(data, teacher, photographs, tmp_path):
+    assert command('--data-dir', data, '--runs-dir', tmp_path / 'runs', *OPTIONS, '--unlabelled',
+                   photographs, '--teacher', teacher, '--rounds', '2') == 0
+    first, second = sorted((tmp_path / 'runs').glob('2*'))
+    assert [path.name for path in start_from.learned_from(second)] == [first.name]
+    assert [path.name for path in start_from.learned_from(first)] == [teacher.name]
 
 
 @pytest.mark.slow

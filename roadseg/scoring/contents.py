@@ -70,6 +70,8 @@ def _numbers_of_log(folder):
 
 def picture_paths(folder):
     """Paths of the pictures in a folder, by name; [] where it is missing or locked."""
+    if not os.path.isdir(folder):       # nor is it where the folder around it is locked
+        return []
     return sorted(path for path in folder.glob('*')
                   if path.suffix in ('.jpg', '.png') and os.path.isfile(path))
 

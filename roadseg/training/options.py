@@ -242,14 +242,16 @@ def check_runs(options):
             if not os.path.isfile(run / 'options.json'):
                 raise InputError(f'{option}: {run} is no run, as it has no options.json; name a '
                                  'folder that training has made, such as runs/<date-time>')
+    if len({*map(os.path.realpath, options.teacher or [])}) < len(options.teacher or []):
+        raise InputError('--teacher: one run is named twice; name each once')
     if options.unlabelled and not os.path.isdir(options.unlabelled):
         raise InputError(f'--unlabelled: {options.unlabelled} is no folder; name one with '
                          'photographs')
 
 
 def run_folders(text):
-    """'runs/a,runs/b' -> [Path('runs/a'), Path('runs/b')]."""
-    parts = text.split(',')
+    """'runs/a,runs/b' -> [Path('runs/a'), Path('runs/b')]; a folder may have a comma itself."""
+    parts = [text] if os.path.isdir(text) else text.split(',')
     if '' in parts:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a run, or runs with one comma "
                                          'between two of them')

@@ -28,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -203,7 +204,7 @@ def trained_on(run, data_dir, pairs):
     """Which of some photographs a run was trained on.
 
     Those of published data sets are told by their names, wherever they lie. Folders of one's own
-    may use the same names: of those that are there in both, contents tell.
+    may use the same names, or others for the same: of files that are there, contents tell.
 
     Args:
         run: folder.
@@ -221,8 +222,9 @@ def trained_on(run, data_dir, pairs):
     key = str if own else lambda name: Path(name).stem
     noted = set(map(key, read_photographs(run).get('training', ())))
     names = photograph_names(data_dir, [], pairs)['validation']
-    return sorted(name for name in names if key(name) in noted
-                  and not (own and differ(Path(then, name), Path(data_dir, name))))
+    copies = set(_copies(run, then, pairs)) if own else ()
+    return sorted(name for name, (image, _) in zip(names, pairs) if image in copies or key(name)
+                  in noted and not (own and differ(Path(then, name), Path(data_dir, name))))
 
 
 def copies_trained_on(run, pairs):
@@ -233,17 +235,28 @@ def copies_trained_on(run, pairs):
         pairs: list of (image, label) paths.
 
     Returns:
-        Sorted list of names: of those whose name was noted and whose file is there still.
+        Sorted list of file names: of the copies of those that are still there, whatever their
+        names.
 
     Raises:
         InputError: a file of the run is damaged.
     """
     folder = str(read_run(run)['data'].get('folder'))
-    noted = {Path(name).stem: Path(folder, name)
-             for name in read_photographs(run).get('training', ())}
-    return sorted(image.name for image in map(Path, next(zip(*pairs), ()))
-                  if image.stem in noted and os.path.isfile(noted[image.stem])
-                  and not differ(noted[image.stem], image))
+    return sorted(Path(image).name for image in _copies(run, folder, pairs))
+
+
+def _copies(run, folder, pairs):
+    """The images of some pairs whose file is the same as one that was trained on, in `folder`."""
+    by_size = defaultdict(list)
+    for known in read_photographs(run).get('training', ()):
+        with suppress(OSError, ValueError):         # it is gone; ValueError: a NUL in the name
+            by_size[os.path.getsize(Path(folder, known))].append(Path(folder, known))
+    found = []
+    for image, _ in pairs:
+        with suppress(OSError):
+            if any(not differ(known, image) for known in by_size[os.path.getsize(image)]):
+                found.append(image)
+    return found
 
 
 def checksum(folder):

@@ -175,6 +175,9 @@ def check_unseen(run, option, options, held_out):
         InputError: it has, or a file of the run is damaged.
     """
     for known in _lineage(Path(run)):
+        if read_options(known).get('unlabelled') and not os.path.lexists(known / NOTES):
+            print(f'warning: {known} has lost its {NOTES}; nobody can tell whether it has learned '
+                  'from photographs which are held out now', file=sys.stderr)
         subject = run if known == Path(run) else f'{run} has learned from {known}, which'
         check_untaught(subject, known, option, held_out)
         if read_options(known).get('dataset') != options.dataset:
@@ -247,7 +250,7 @@ def _lineage(run):
     while waiting:
         known = waiting.pop()
         found.append(known)
-        for parent in _learned_from(known):
+        for parent in learned_from(known):
             beside = known.resolve().parent / parent.name
             if not os.path.isfile(parent / 'options.json') and \
                     os.path.isfile(beside / 'options.json'):    # all runs were moved together
@@ -261,7 +264,7 @@ def _lineage(run):
     return found
 
 
-def _learned_from(run):
+def learned_from(run):
     """The runs that a run notes to have started from, or to have been taught by: list of paths."""
     start = read_run(run).get('start_from')
     origins = [start if isinstance(start, dict) else {}, *_noted(run, 'teachers')]
@@ -270,5 +273,7 @@ def _learned_from(run):
 
 def _noted(run, key):
     """The objects in a list of a run's `NOTES`: list of dicts."""
-    found = read_json(run / NOTES).get(key) if (run / NOTES).exists() else None
+    if not os.path.lexists(run / NOTES):
+        return []
+    found = read_json(run / NOTES).get(key)
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

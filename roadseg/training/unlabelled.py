@@ -36,8 +36,9 @@ from roadseg.machine import processors
 from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import prepared_ahead
 from roadseg.training import pipeline
-from roadseg.training.run_folder import checksum
-from roadseg.training.start_from import NOTES, check_unseen, not_trained_on, sha256
+from roadseg.training.run_folder import checksum, read_options
+from roadseg.training.start_from import (NOTES, check_unseen, learned_from, not_trained_on,
+                                         sha256)
 
 FOLDER = 'pseudo_labels'
 THUMBNAIL = 32      # pixels of a side
@@ -176,6 +177,8 @@ def rounds(run, options):
     """
     folder = run(options)
     runs_dir = Path(folder).resolve().parent if options.resume else options.runs_dir
+    if options.resume and options.rounds > 1:
+        _check_last_round(Path(folder), options.rounds - 1)
     while options.rounds > 1:
         options = argparse.Namespace(**{**vars(options), 'resume': None, 'teacher': [folder],
                                         'runs_dir': runs_dir, 'rounds': options.rounds - 1})
@@ -189,6 +192,19 @@ def rounds(run, options):
             raise KeyboardInterrupt('stopped; go on with python main.py --resume '
                                     + shlex.quote(str(folder))) from None
     return folder
+
+
+def _check_last_round(run, to_go):
+    """Raises InputError where the next round is there already, as a run of the same folder.
+
+    Args:
+        run: folder, of a run that is done.
+        to_go: `rounds` of that of the next one.
+    """
+    for notes in sorted(run.resolve().parent.glob(f'[!.]*/{NOTES}')):
+        teachers = [parent.name for parent in learned_from(notes.parent)]
+        if run.resolve().name in teachers and read_options(notes.parent).get('rounds') == to_go:
+            raise InputError(f'{run} is done, and {notes.parent} is its next round; resume that')
 
 
 # Photographs ----------------------------------------------------------------------------------
