@@ -79,9 +79,9 @@ def test_probability_at_several_scales_is_their_mean():
     """A network that answers by the width that it is shown."""
     photograph = np.zeros((20, 50, 3), np.uint8)
     road, sess = probability(lambda image: np.full(image.shape[:2], image.shape[1] / 40),
-                             photograph, (16, 40), scales=(1, 1.4, 2))
-    assert [feed['image'].shape[1:3] for feed in sess.feeds] == [(16, 40), (24, 56), (32, 80)]
-    expected = np.mean([1 / (1 + np.exp(-width / 40)) for width in (40, 56, 80)])
+                             photograph, (16, 40), scales=(1, 2, 3.9))
+    assert [feed['image'].shape[1:3] for feed in sess.feeds] == [(16, 40), (32, 80), (64, 160)]
+    expected = np.mean([1 / (1 + np.exp(-width / 40)) for width in (40, 80, 160)])
     assert road.shape == (20, 50) and road.dtype == np.float32
     np.testing.assert_allclose(road, expected, rtol=1e-6)
 
