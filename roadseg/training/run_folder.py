@@ -221,10 +221,15 @@ def trained_on(run, data_dir, pairs):
     then, own = str(made['data'].get('folder')), made['options'].get('dataset') == 'folder'
     key = str if own else lambda name: Path(name).stem
     noted = set(map(key, read_photographs(run).get('training', ())))
-    names = photograph_names(data_dir, [], pairs)['validation']
-    copies = set(_copies(run, then, pairs)) if own else ()
-    return sorted(name for name, (image, _) in zip(names, pairs) if image in copies or key(name)
-                  in noted and not (own and differ(Path(then, name), Path(data_dir, name))))
+    known, others = [], {}
+    for name, (image, _) in zip(photograph_names(data_dir, [], pairs)['validation'], pairs):
+        if key(name) in noted and not (own and differ(Path(then, name), image)):
+            known.append(name)
+        else:
+            others[image] = name
+    if own:
+        known += [others[image] for image in _copies(run, then, others)]
+    return sorted(known)
 
 
 def copies_trained_on(run, pairs):
@@ -242,17 +247,17 @@ def copies_trained_on(run, pairs):
         InputError: a file of the run is damaged.
     """
     folder = str(read_run(run)['data'].get('folder'))
-    return sorted(Path(image).name for image in _copies(run, folder, pairs))
+    return sorted(Path(image).name for image in _copies(run, folder, [image for image, _ in pairs]))
 
 
-def _copies(run, folder, pairs):
-    """The images of some pairs whose file is the same as one that was trained on, in `folder`."""
+def _copies(run, folder, images):
+    """Those of some images whose file is the same as one that was trained on, in `folder`."""
     by_size = defaultdict(list)
     for known in read_photographs(run).get('training', ()):
         with suppress(OSError, ValueError):         # it is gone; ValueError: a NUL in the name
             by_size[os.path.getsize(Path(folder, known))].append(Path(folder, known))
     found = []
-    for image, _ in pairs:
+    for image in images:
         with suppress(OSError):
             if any(not differ(known, image) for known in by_size[os.path.getsize(image)]):
                 found.append(image)
