@@ -14,7 +14,7 @@ from roadseg.datasets import demo
 from roadseg.errors import InputError
 from roadseg.files import write_json
 from roadseg.networks import segnet, vgg16
-from roadseg.training import checkpoints, start_from
+from roadseg.training import averages, checkpoints, start_from
 from tiny import save_run
 
 OPTIONS = ('--image-size', '32x96', '--precision', 'float32', '--learning-rate', '1e-2',
@@ -125,7 +125,35 @@ def test_run_notes_where_it_started_and_goes_on_from_its_own_checkpoint(data, ta
     assert f'--start-from is x, was {taught}' in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_moments_of_batch_normalisation_go_with_the_weights(data, tmp_path):
+    segnet_run = '--model', 'segnet', '--image-size', '32x96', '--freeze-blocks', '4'
+    code, run = train(data, tmp_path, *segnet_run)
+    assert code == 0
+    with tf.Graph().as_default(), tf.Session() as sess:
+        main.build(sess, data / 'vgg', 2, main.parse_args([*segnet_run]))
+        main.initialize_new(sess)
+        start_from.take_weights(sess, run)
+        moments = {variable.op.name: sess.run(variable) for variable in averages.statistics()}
+    assert len(moments) > 10
+    for name, value in moments.items():
+        np.testing.assert_array_equal(value, variables(run, 3)(name + AVERAGE))
+        assert value.any()
+
+
 # Bad input ------------------------------------------------------------------------------------
+
+def test_what_a_split_keeps_for_later_must_not_have_been_seen_either(data, tmp_path, capsys):
+    """`search` neither trains on val3's photographs nor holds them out."""
+    run = save_run(tmp_path / 'run', split='none')
+    write_json(run / 'photographs.json', {
+        'training': ['data_road/training/image_2/um_000079.png']})
+    demo.write_scenes(tmp_path / 'data', train=54, test=0, held_out=1, size=(36, 120))
+    code, _ = train(tmp_path / 'data', tmp_path / 'runs', '--split', 'search', '--encoder',
+                    data / 'vgg', '--start-from', run)
+    assert code == 2
+    assert 'was trained on 1 of the' in capsys.readouterr().err.splitlines()[-1]
+
 
 def refused(run, held_out=(), data_dir='data', dataset='kitti'):
     """Returns the message of the error that a run brings about."""
