@@ -24,7 +24,8 @@ _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
           6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}
-LEAST = 32          # pixels of a side that a network sees: less is nothing to five poolings
+STRIDE = 32         # pixels of a side that five poolings make one of
+LEAST = STRIDE      # that a network sees of a side: less is nothing to it
 _REMEDY = 'expected a PNG, JPEG, TIFF, WebP, BMP, GIF, PPM or JPEG 2000 file'
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)      # the two lines of an outline
 
@@ -231,14 +232,14 @@ def seen_size(image_shape, training_shape):
 def scaled_size(image_shape, scale):
     """The size (H, W) times `scale`, about; as it is where `scale` is 1.
 
-    Its height is a multiple of `LEAST`. Of KITTI Road, a network learns that labels end some rows
+    Its height is a multiple of `STRIDE`. Of KITTI Road, a network learns that labels end some rows
     above the lower edge, and knows that edge by how its poolings meet it: 184 and 200 rows instead
     of 192 cost 2.5 of AP and trebled the cross entropy, 160 and 224 nothing. The width does not
     matter, and follows to a multiple of 8.
     """
     if scale == 1:
         return tuple(image_shape)
-    height = LEAST * max(1, round(image_shape[0] * scale / LEAST))
+    height = STRIDE * max(1, round(image_shape[0] * scale / STRIDE))
     return height, 8 * max(1, round(image_shape[1] * height / image_shape[0] / 8))
 
 

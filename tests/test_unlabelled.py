@@ -399,10 +399,15 @@ def test_a_round_that_is_there_is_not_made_again(tmp_path):
 
     (second / 'pseudo_labels.json').write_text('{"teachers": [{"run": "elsewhere/0"}]}')
     assert unlabelled.rounds(run, options) == first and seen == [2, 1]
+    # Nor are a run that began at its weights, and one that is damaged, its next round.
+    made = json.loads((second / 'options.json').read_text())
+    (second / 'options.json').write_text(json.dumps({**made, 'start_from': {'run': str(first)}}))
+    (save_run(tmp_path / '0', rounds=1) / 'pseudo_labels.json').write_text('{')
+    assert unlabelled.rounds(run, options) == first and seen == [2, 1, 2, 1]
     (second / 'pseudo_labels.json').write_text('{"teachers": [{"run": "elsewhere/1"}]}')
     with pytest.raises(InputError, match='is done, and .*/2 is its next round; resume that'):
         unlabelled.rounds(run, options)
-    assert seen == [2, 1, 2]
+    assert seen == [2, 1, 2, 1, 2]
 
 
 def test_teachers_have_folders_of_any_name_and_one_vote_each(tmp_path, data, photographs):
@@ -454,8 +459,8 @@ def test_the_second_round_is_taught_by_the_first(data, teacher, photographs, tmp
     assert command('--data-dir', data, '--runs-dir', tmp_path / 'runs', *OPTIONS, '--unlabelled',
                    photographs, '--teacher', teacher, '--rounds', '2') == 0
     first, second = sorted((tmp_path / 'runs').glob('2*'))
-    assert [path.name for path in start_from.learned_from(second)] == [first.name]
-    assert [path.name for path in start_from.learned_from(first)] == [teacher.name]
+    assert [path.name for path in start_from.taught_by(second)] == [first.name]
+    assert [path.name for path in start_from.taught_by(first)] == [teacher.name]
 
 
 @pytest.mark.slow

@@ -220,7 +220,8 @@ def trained_on(run, data_dir, pairs):
     made = read_run(run)
     then, own = str(made['data'].get('folder')), made['options'].get('dataset') == 'folder'
     key = str if own else lambda name: Path(name).stem
-    noted = set(map(key, read_photographs(run).get('training', ())))
+    training = read_photographs(run).get('training', ())
+    noted = set(map(key, training))
     known, others = [], {}
     for name, (image, _) in zip(photograph_names(data_dir, [], pairs)['validation'], pairs):
         if key(name) in noted and not (own and differ(Path(then, name), image)):
@@ -228,7 +229,7 @@ def trained_on(run, data_dir, pairs):
         else:
             others[image] = name
     if own:
-        known += [others[image] for image in _copies(run, then, others)]
+        known += [others[image] for image in _copies(then, training, others)]
     return sorted(known)
 
 
@@ -247,13 +248,15 @@ def copies_trained_on(run, pairs):
         InputError: a file of the run is damaged.
     """
     folder = str(read_run(run)['data'].get('folder'))
-    return sorted(Path(image).name for image in _copies(run, folder, [image for image, _ in pairs]))
+    training = read_photographs(run).get('training', ())
+    return sorted(Path(image).name
+                  for image in _copies(folder, training, [image for image, _ in pairs]))
 
 
-def _copies(run, folder, images):
-    """Those of some images whose file is the same as one that was trained on, in `folder`."""
+def _copies(folder, names, images):
+    """Those of some images whose file is the same as one of those names in a folder."""
     by_size = defaultdict(list)
-    for known in read_photographs(run).get('training', ()):
+    for known in names:
         with suppress(OSError, ValueError):         # it is gone; ValueError: a NUL in the name
             by_size[os.path.getsize(Path(folder, known))].append(Path(folder, known))
     found = []

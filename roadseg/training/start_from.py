@@ -250,7 +250,7 @@ def _lineage(run):
     while waiting:
         known = waiting.pop()
         found.append(known)
-        for parent in learned_from(known):
+        for parent in _learned_from(known):
             beside = known.resolve().parent / parent.name
             if not os.path.isfile(parent / 'options.json') and \
                     os.path.isfile(beside / 'options.json'):    # all runs were moved together
@@ -264,10 +264,23 @@ def _lineage(run):
     return found
 
 
-def learned_from(run):
+def _learned_from(run):
     """The runs that a run notes to have started from, or to have been taught by: list of paths."""
     start = read_run(run).get('start_from')
-    origins = [start if isinstance(start, dict) else {}, *_noted(run, 'teachers')]
+    return _runs_in([start if isinstance(start, dict) else {}]) + taught_by(run)
+
+
+def taught_by(run):
+    """The runs that a run notes to have been taught by: list of paths.
+
+    Raises:
+        InputError: its notes are no JSON object.
+    """
+    return _runs_in(_noted(run, 'teachers'))
+
+
+def _runs_in(origins):
+    """Paths of those noted origins, dicts, that say their run."""
     return [Path(origin['run']) for origin in origins if isinstance(origin.get('run'), str)]
 
 

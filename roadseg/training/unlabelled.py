@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -37,8 +37,7 @@ from roadseg.tf_errors import naming_lack_of_memory
 from roadseg.threads import prepared_ahead
 from roadseg.training import pipeline
 from roadseg.training.run_folder import checksum, read_options
-from roadseg.training.start_from import (NOTES, check_unseen, learned_from, not_trained_on,
-                                         sha256)
+from roadseg.training.start_from import NOTES, check_unseen, not_trained_on, sha256, taught_by
 
 FOLDER = 'pseudo_labels'
 THUMBNAIL = 32      # pixels of a side
@@ -178,7 +177,7 @@ def rounds(run, options):
     folder = run(options)
     runs_dir = Path(folder).resolve().parent if options.resume else options.runs_dir
     if options.resume and options.rounds > 1:
-        _check_last_round(Path(folder), options.rounds - 1)
+        _check_no_next_round(Path(folder), options.rounds - 1)
     while options.rounds > 1:
         options = argparse.Namespace(**{**vars(options), 'resume': None, 'teacher': [folder],
                                         'runs_dir': runs_dir, 'rounds': options.rounds - 1})
@@ -194,17 +193,21 @@ def rounds(run, options):
     return folder
 
 
-def _check_last_round(run, to_go):
+def _check_no_next_round(run, to_go):
     """Raises InputError where the next round is there already, as a run of the same folder.
 
     Args:
         run: folder, of a run that is done.
         to_go: `rounds` of that of the next one.
     """
+    name, found = run.resolve().name, []
     for notes in sorted(run.resolve().parent.glob(f'[!.]*/{NOTES}')):
-        teachers = [parent.name for parent in learned_from(notes.parent)]
-        if run.resolve().name in teachers and read_options(notes.parent).get('rounds') == to_go:
-            raise InputError(f'{run} is done, and {notes.parent} is its next round; resume that')
+        with suppress(InputError):      # a damaged run there is not this one's business
+            if (name in [teacher.name for teacher in taught_by(notes.parent)]
+                    and read_options(notes.parent).get('rounds') == to_go):
+                found.append(notes.parent)
+    if found:
+        raise InputError(f'{run} is done, and {found[0]} is its next round; resume that')
 
 
 # Photographs ----------------------------------------------------------------------------------
