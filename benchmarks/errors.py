@@ -8,11 +8,10 @@ columns that are road.
 """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from roadseg import evaluate     # noqa: E402, isort: skip; before TensorFlow
+import roadseg.quiet        # noqa: E402, F401, isort: skip; before TensorFlow
 import numpy as np       # noqa: E402
 from scipy.ndimage import distance_transform_edt        # noqa: E402
 from tqdm import tqdm       # noqa: E402
@@ -20,6 +19,7 @@ from tqdm import tqdm       # noqa: E402
 from roadseg.commands import Parser, run_command        # noqa: E402
 from roadseg.datasets.description import IGNORED        # noqa: E402
 from roadseg.errors import InputError       # noqa: E402
+from roadseg.model import load       # noqa: E402
 from roadseg.run_data import open_dataset       # noqa: E402
 from roadseg.scoring import road        # noqa: E402
 from roadseg.training.pipeline import read_ahead     # noqa: E402
@@ -59,16 +59,15 @@ def command(argv=None):
     seen, held_out = dataset.split(options['split'] or dataset.default_split)
     print(f'              MaxF   wrong   last {LAST_ROWS} rows   above: '
           + ''.join(f'  <= {distance:2d} px' for distance in DISTANCES) + '  farther')
-    as_trained = SimpleNamespace(checkpoint='last', test_scale=None, flip_test=None)
     bottom = []
-    with evaluate.opened(args.run, as_trained) as (_, network):
+    with load(args.run) as model:
         for name, pairs in (('trained on', seen), ('held out', held_out)):
             if not pairs:
                 continue
             histograms, counts, cut = 0, [], []
             for _, photograph, classes in read_ahead(
                     tqdm(pairs, name, leave=False, disable=None), dataset.read_label):
-                probability = network.probability(photograph)
+                probability = model.network.probability(photograph)
                 histograms += road.count(probability, classes)
                 counts.append(wrong_pixels(probability, classes))
                 cut.append(cut_rows(classes))

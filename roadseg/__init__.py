@@ -1,7 +1,7 @@
 """What goes beyond the script: one module is one concept or one command."""
 
 
-def load(source=None, *, runtime='auto', checkpoint='last'):
+def load(source=None, *, runtime='auto', checkpoint='last', test_scale=None, flip_test=None):
     """Opens a trained network: `roadseg.load('runs/<date-time>').predict(image)`.
 
     Nothing is imported before it is called, so that `import roadseg` takes no time.
@@ -12,12 +12,17 @@ def load(source=None, *, runtime='auto', checkpoint='last'):
         runtime: what an export runs on: 'auto', 'tensorflow', 'tflite', 'onnxruntime' or
             'openvino'.
         checkpoint: 'last' or 'best', of a run.
+        test_scale: factors of the training's size, 0.1-8, to predict at, of a run; of several, the
+            mean of the probabilities. None for as in the training.
+        flip_test: whether to average with the mirrored photograph, of a run; None for as in the
+            training.
 
     Returns:
         `roadseg.model.Model`.
 
     Raises:
-        InputError: there is no whole run or export, or no such runtime here.
+        InputError: there is no whole run or export, or no such runtime here; or an export is asked
+            for what only a run has; or the memory won't do for a size.
     """
     from roadseg import model
-    return model.load(source, runtime, checkpoint)
+    return model.load(source, runtime, checkpoint, test_scale, flip_test)

@@ -6,9 +6,9 @@ It is an FCN-8s on a VGG16 of a quarter of the width, trained on windows of abou
 (without val3) and of CamVid (without its test frames), so that it has seen two cameras, two
 countries and several scales. KITTI's labels end some rows above the photograph's lower edge; a
 network that learns that leaves the bottom of every picture unpainted. So the last rows are not
-evaluated here. DIR gets the windows, the narrow encoder, the run, and the export, which is to be
-copied to `roadseg/models/`. Trained on photographs that are CC BY-NC-SA and for research only: so
-is what comes of them.
+evaluated here. The folder of --work-dir gets the windows, the narrow encoder and the run. The
+command that is printed last exports it, to take the place of `roadseg/models/road`. Trained on
+photographs that are CC BY-NC-SA and for research only: so is what comes of them.
 """
 if __name__ == '__main__':      # before the imports, which take seconds
     from roadseg.signals import stop_at_once

@@ -118,6 +118,17 @@ def factors(text):
             'such as 1,1.3') from None
 
 
+def add_averaging(parser):
+    """Adds --test-scale and --flip-test to a command that opens a run."""
+    parser.add_argument(
+        '--test-scale', type=factors, metavar='FACTOR[,FACTOR...]',
+        help='predict at this size relative to that of the training, its height rounded to a '
+             'multiple of 32; of several, such as 1,1.5, the mean; by default as in the training')
+    parser.add_argument(
+        '--flip-test', action=argparse.BooleanOptionalAction,
+        help='average with the mirrored photographs; by default as in the training')
+
+
 # Running --------------------------------------------------------------------------------------
 
 def run_command(command, argv=None):

@@ -12,12 +12,10 @@ photograph is then scored by the network that has not seen it.
 if __name__ == '__main__':      # before the imports, which take seconds
     from roadseg.signals import stop_at_once
     stop_at_once()
-import argparse
 import io
 import os
 import sys
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +24,7 @@ import imageio.v3 as imageio
 import numpy as np
 from tqdm import tqdm
 
-from roadseg.commands import Parser, factors, named_folder, run_command, typed
+from roadseg.commands import Parser, add_averaging, named_folder, run_command, typed
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
 from roadseg.files import check_writable, differ, is_there, write_json, write_whole
@@ -35,7 +33,7 @@ from roadseg.model import load
 from roadseg.run_data import open_dataset
 from roadseg.scoring import bev, page, road, score
 from roadseg.threads import prepared_ahead
-from roadseg.training import checkpoints, preflight
+from roadseg.training import checkpoints
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
 from roadseg.training.run_folder import read_log, read_options, trained_on
@@ -44,29 +42,10 @@ from roadseg.training.start_from import taught_on
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
 
-@contextmanager
 def opened(run, args):
-    """Restores a run's network, averaged weights in place, for as long as the context lasts.
-
-    Args:
-        run: folder.
-        args: namespace with `checkpoint`, 'last' or 'best'; `test_scale`, factors of the
-            training's size to average over; `flip_test`. None for as in the training.
-
-    Yields:
-        (name of the checkpoint, `inference.Network`).
-
-    Raises:
-        InputError: there is no whole checkpoint, or it holds another network.
-    """
-    with load(run, checkpoint=args.checkpoint) as model:
-        network = model.network
-        if args.test_scale is not None:
-            network = network._replace(scales=tuple(args.test_scale))
-        if args.flip_test is not None:
-            network = network._replace(flip=args.flip_test)
-        preflight.check_prediction(network)
-        yield model.name, network
+    """Opens a run as the command asks: namespace with `checkpoint`, `test_scale`, `flip_test`."""
+    return load(run, checkpoint=args.checkpoint, test_scale=args.test_scale,
+                flip_test=args.flip_test)
 
 
 def frames_of(split, trained_split, dataset, run, data_dir):
@@ -188,11 +167,11 @@ def evaluate(task, args):
         InputError: no whole checkpoint, or an unreadable photograph or label.
     """
     run, dataset, split, pairs, seen, calibrations = task
-    with opened(run, args) as (checkpoint, network):
+    with opened(run, args) as model:
         samples = read_ahead(tqdm(pairs, 'scoring', leave=False, disable=None),
                              dataset.read_label)
-        result = score.score(network, dataset, samples, run / 'validation', calibrations)
-    content = score.summary(result, dataset, checkpoint, split, network)
+        result = score.score(model.network, dataset, samples, run / 'validation', calibrations)
+        content = score.summary(result, dataset, model.name, split, model.network)
     write_json(run / 'evaluation.json', {**content, 'seen': seen})
     page.write_page(run)
     return result
@@ -265,9 +244,10 @@ def write_submission(run, args):
         raise InputError(f'{dataset.title} has no test photographs in {folder}')
     encode = {'kitti': kitti_encoder, 'cityscapes': cityscapes_encoder}[dataset.server](dataset)
     archive = io.BytesIO()
-    with opened(run, args) as (_, network), zipfile.ZipFile(archive, 'w') as members:
+    with opened(run, args) as model, zipfile.ZipFile(archive, 'w') as members:
         def look(image):
-            name, picture = encode(image, dataset.measures.predict(network, read_image(image)))
+            name, picture = encode(image, dataset.measures.predict(model.network,
+                                                                  read_image(image)))
             return name, imageio.imwrite('<bytes>', picture, extension='.png')
 
         shown = tqdm(dataset.tests, 'submission', disable=None)
@@ -326,11 +306,7 @@ def main(argv=None):
     add('--checkpoint', choices=('last', 'best'), default='last',
         help='which one to score: best is that of the epoch with the highest validation score, '
              'of those that have one, which flatters the score on the split it was chosen by')
-    add('--test-scale', type=factors, default=None, metavar='FACTOR[,FACTOR...]',
-        help='predict at this size relative to that of the training; of several, the mean; by '
-             'default as in the training')
-    add('--flip-test', action=argparse.BooleanOptionalAction, default=None,
-        help='average with the mirrored photographs; by default as in the training')
+    add_averaging(parser)
     add('--data-dir', type=named_folder, default=None, metavar='DIR',
         help='holds the data set; by default where it lay in the training')
     add('--submission', metavar='FILE.zip', default=None,

@@ -64,7 +64,8 @@ class Model:
         palette: tuple of C colours (red, green, blue), 0-255.
         road: number of the class that is road, or None.
         image_size: (H, W) of the photographs in training.
-        network: `inference.Network`, which sees everything at `image_size`, as in validation.
+        network: `inference.Network`, which sees everything at `image_size`, as in validation, times
+            the scales that it averages over.
     """
 
     def __init__(self, name, network, description, where, close, fixed=False):
@@ -127,7 +128,7 @@ class Model:
         self.close()
 
 
-def load(source=None, runtime='auto', checkpoint='last'):
+def load(source=None, runtime='auto', checkpoint='last', test_scale=None, flip_test=None):
     """Opens a trained network, see `roadseg.load`."""
     if source is None:
         source = boxed()
@@ -138,32 +139,38 @@ def load(source=None, runtime='auto', checkpoint='last'):
         if checkpoint != 'last':
             raise InputError(f'{source} is an export, and has but one checkpoint; leave '
                              f"'{checkpoint}' out, or name its run")
+        if test_scale is not None or flip_test is not None:
+            raise InputError(f'{source} is an export, and sees a picture once; leave test scales '
+                             'and mirroring out, or name its run')
         return _open_export(Path(source), runtime)
     if runtime not in ('auto', 'tensorflow'):
         raise InputError(f'{source} is no export, and runs on tensorflow only, not on {runtime}; '
                          f'write one with `python -m roadseg.export {source}`')
-    return _open_run(Path(source), checkpoint)
+    return _open_run(Path(source), checkpoint, test_scale, flip_test)
 
 
-def _open_run(run, checkpoint):
+def _open_run(run, checkpoint, test_scale, flip_test):
     """Opens the checkpoint of a run, averaged weights in place."""
     from roadseg.training.options import complete
     from roadseg.training.run_folder import read_run
     made = read_run(run)
     options, description = complete(made['options'], run), made['data']
+    scales = options['test_scale'] if test_scale is None else test_scale
+    flip = options['flip_test'] if flip_test is None else flip_test
+    if not len(scales) or not all(0.1 <= scale <= 8 for scale in scales):
+        raise InputError(f'the test scales are {scales}, expected factors from 0.1 to 8')
 
     # TensorFlow comes here, as an export can do without.
     from roadseg import quiet       # noqa: F401
     import tensorflow.compat.v1 as tf
     from roadseg.inference_graph import with_constants
-    from roadseg.training import checkpoints, device
+    from roadseg.training import checkpoints, device, preflight
     config = device.session_config(device.find(options['precision']).precision)
     # A graph of its own, also where the caller's TensorFlow is eager.
     with tf.Graph().as_default(), device.open_session(config) as trained:
         path = checkpoints.load(trained, run, checkpoint)
         try:
-            network = Network.of_session(trained, options['image_size'], options['test_scale'],
-                                         options['flip_test'])
+            network = Network.of_session(trained, options['image_size'], scales, flip)
         except KeyError as error:
             raise InputError(f'{path} is of another model: {error.args[0]}') from error
         network = with_constants(network, config)
@@ -173,6 +180,7 @@ def _open_run(run, checkpoint):
             raise InputError(f'{run}/options.json names {len(model.classes)} classes, and the '
                              f'network in {path} has {network.logits.shape[-1]}; take the file '
                              'from a backup')
+        preflight.check_prediction(network)
         return model
     except BaseException:
         network.sess.close()

@@ -38,7 +38,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from roadseg import runtimes, video
-from roadseg.commands import Parser, named_folder, number, one_line, run_command
+from roadseg.commands import (Parser, add_averaging, named_folder, number, one_line,
+                              run_command)
 from roadseg.datasets import labels
 from roadseg.errors import InputError
 from roadseg.files import check_file, delete, folders_in, make_folder, write_json, write_whole
@@ -491,6 +492,7 @@ def main(argv=None):
     add('--runtime', choices=('auto', *runtimes.MODULES), default='auto',
         help='what an export runs on')
     add('--checkpoint', choices=('last', 'best'), default='last', help='of a run')
+    add_averaging(parser)
     args = parser.parse_args(argv)
 
     source, texts = model_and_inputs(args.paths)
@@ -501,7 +503,7 @@ def main(argv=None):
                          'folder')
     jobs = plan(find_inputs(texts, args.out), args.out, kinds)
     make_folder(args.out)
-    with load(source, args.runtime, args.checkpoint) as model:
+    with load(source, args.runtime, args.checkpoint, args.test_scale, args.flip_test) as model:
         began = time.perf_counter()
         frames, failed = predict(jobs, model, args.out, args.temporal, args.json)
         seconds = time.perf_counter() - began

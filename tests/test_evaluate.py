@@ -218,6 +218,27 @@ def test_the_benchmark_of_errors_tells_the_same_score(quick, seven, capsys):
     assert 'of 7 classes' in capsys.readouterr().err
 
 
+def test_the_benchmark_of_temperatures_leaves_the_order_of_the_pixels(quick, seven, capsys):
+    path = Path(evaluate.__file__).parents[1] / 'benchmarks/temperature.py'
+    benchmark = runpy.run_path(str(path))
+    assert run_command(benchmark['command'], [str(quick)]) == 0
+    rows = {row[0]: [float(value) for value in row[1:]]
+            for row in (line.split() for line in capsys.readouterr().out.splitlines()[2:])}
+    scores = pictured(quick)['scores']['URBAN']
+    assert rows['1'][:2] == pytest.approx([scores['MaxF'], scores['AP']], abs=0.01)
+    for max_f, average_precision, ten, last, _ in rows.values():
+        assert max_f == pytest.approx(rows['1'][0], abs=0.5)        # but for 256 levels
+        assert average_precision == pytest.approx((10 * ten + last) / 11, abs=0.01)
+    assert rows['4'][-1] != rows['1'][-1]
+    assert run_command(benchmark['command'], [str(seven)]) == 2
+    assert 'of 7 classes' in capsys.readouterr().err
+
+    probability = np.float32([0, 1e-6, 0.2, 0.5, 0.9, 1])
+    softer = benchmark['tempered'](probability, 3)
+    assert (np.diff(softer) > 0).all() and softer[3] == 0.5
+    assert softer[4] == pytest.approx(9 ** (1 / 3) / (1 + 9 ** (1 / 3)), abs=1e-6)
+
+
 def test_a_damaged_log_is_told_before_anything_is_scored(quick, tmp_path, capsys):
     spoilt = copy_of(quick, tmp_path / 'copy')
     before = (spoilt / 'evaluation.json').stat().st_mtime_ns

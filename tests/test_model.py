@@ -17,7 +17,7 @@ import tiny
 from roadseg import model
 from roadseg.datasets import demo, drawing
 from roadseg.errors import InputError
-from roadseg.images import read_image, resize
+from roadseg.images import read_image, resize, resize_planes
 
 WHITE_LEFT = np.zeros((47, 141, 3), np.uint8)
 WHITE_LEFT[:, :70] = 255
@@ -245,3 +245,30 @@ def test_an_export_of_one_size_pads_and_does_not_squeeze(shape, fitted):
 def test_a_checkpoint_is_the_last_or_the_best(run):
     with pytest.raises(InputError, match="^there is no checkpoint 'Best'; name last or best"):
         roadseg.load(run, checkpoint='Best')
+
+
+def test_a_run_predicts_at_several_sizes_and_mirrored_where_asked(run, opened):
+    picture = np.random.default_rng(1).integers(0, 256, (64, 192, 3), np.uint8)
+    plain, mirrored = opened.predict(picture), opened.predict(picture[:, ::-1])[:, ::-1]
+    with roadseg.load(run, flip_test=True) as flipping:
+        assert flipping.predict(picture) == pytest.approx((plain + mirrored) / 2, abs=1e-5)
+    with roadseg.load(run, test_scale=[2]) as finer:
+        large = finer.predict(picture, full_size=False)
+    assert large.shape == (64, 192, 2)
+    small = opened.predict(picture, full_size=False)
+    with roadseg.load(run, test_scale=[1, 2]) as both:
+        mean = both.predict(picture, full_size=False)
+    assert mean == pytest.approx((small + resize_planes(large, (32, 96))) / 2, abs=1e-5)
+    assert abs(mean - small).max() > 0.1
+
+
+@pytest.mark.parametrize('asked', ({'test_scale': (1, 1.5)}, {'flip_test': False}))
+def test_an_export_sees_a_picture_once(asked):
+    with pytest.raises(InputError, match='is an export, and sees a picture once'):
+        roadseg.load(**asked)
+
+
+@pytest.mark.parametrize('scales', ((), (1, 0), (9,), (float('nan'),)))
+def test_test_scales_are_factors(run, scales):
+    with pytest.raises(InputError, match='expected factors from 0.1 to 8'):
+        roadseg.load(run, test_scale=scales)

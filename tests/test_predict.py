@@ -105,6 +105,17 @@ def test_the_class_taken_is_that_of_the_probabilities(run, tmp_path, out):
     assert np.array_equal(read(out / 'photo.mask.png'), probabilities.argmax(axis=-1))
 
 
+def test_a_run_is_asked_at_several_sizes(run, tmp_path, out, capsys):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 192, 3), np.uint8)
+    photo = save(tmp_path / 'photo.png', picture)
+    assert call(run, photo, '--out', out, '--confidence', '--test-scale', '1,2', '--flip-test') == 0
+    with model.load(run, test_scale=(1, 2), flip_test=True) as opened:
+        road = opened.predict(picture)[..., 1]
+    assert read(out / 'photo.confidence.png') == pytest.approx(255 * road, abs=1)
+    assert call(photo, '--out', tmp_path / 'box', '--test-scale', '1,2') == 2
+    assert 'is an export, and sees a picture once' in capsys.readouterr().err
+
+
 def test_of_three_classes_all_are_painted_and_the_confidence_is_that_of_the_one_taken(
         tmp_path, out):
     run = tiny.save_run(tmp_path / 'run', num_classes=3)

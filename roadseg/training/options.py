@@ -94,7 +94,8 @@ def build_parser():
         help='size of the photographs in training; of a folder of your own, unless this is given, '
              'their own aspect and as many pixels')
     add('--test-scale', type=factors, default=[1.0], metavar='FACTOR[,FACTOR...]',
-        help='predict at this size relative to that of the training; of several, the mean')
+        help='predict at this size relative to that of the training, its height rounded to a '
+             'multiple of 32; of several, the mean')
     add('--epochs', type=number(int, 1, 100_000), default=40, metavar='N',
         help='passes over the photographs')
     add('--batch-size', type=number(int, 1, 4096), default=2, metavar='N',
@@ -130,7 +131,8 @@ def build_parser():
     add('--scale', type=number(float, 0, 8), default=0.5, metavar='S',
         help='zoom photographs by 1/(1+S/2) to 1+S')
     add('--colour', type=number(float, 0, 1), default=0.5, metavar='S',
-        help='change brightness, saturation and contrast by up to this share')
+        help='change brightness, saturation and contrast by up to this share, the white balance '
+             'by up to a quarter of it')
     add('--ignore-last-rows', type=number(int, 0, 100_000), default=0, metavar='N',
         help="leave the labels' last N rows out of the training. KITTI Road's mostly stop some "
              'rows above the lower edge, and a network that learns this leaves the bottom of other '
