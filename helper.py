@@ -141,6 +141,6 @@ def write_overlays(folder, pictures):
         InputError: as `overlays`, or the disk is full.
     """
     make_folder(folder)
-    for _ in prepared_ahead(lambda named: write_image(folder / named[0], named[1]), pictures,
+    for _ in prepared_ahead(lambda named: write_image(Path(folder, named[0]), named[1]), pictures,
                             processors(), ahead=processors()):
         pass

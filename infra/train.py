@@ -19,7 +19,8 @@ def is_unfinished(run, taught):
 
     Args:
         run: folder.
-        taught: folders of the runs that have taught another, as the next round begins.
+        taught: set of (folder of a run, rounds to go) of the runs that have taught another, which
+            has so many to go.
     """
     checkpoints = sorted((path for path in (run / 'checkpoints').glob('step-*')
                           if path.name.removeprefix('step-').isdecimal()),
@@ -34,7 +35,8 @@ def is_unfinished(run, taught):
         trained = (progress['epoch'] >= options['epochs']
                    or progress['step'] >= (options['max_steps'] or math.inf))
         painted = len(list((run / 'overlays').glob('*.png'))) >= tests
-        to_teach = (options.get('rounds') or 1) > 1 and run.resolve() not in taught
+        rounds = options.get('rounds') or 1
+        to_teach = rounds > 1 and (run.resolve(), rounds - 1) not in taught     # by a next round
         scores = run / 'evaluation.json'
         scored = scores.exists() and (scores.stat().st_mtime >= checkpoints[-1].stat().st_mtime
                                       or checkpoint_of(scores) == checkpoints[-1].name)
@@ -63,10 +65,11 @@ def first_whole(paths):
 
 
 def teachers_of(run):
-    """Folders of the runs that taught a run."""
+    """The runs that taught a run: list of (folder, rounds that this one has to go)."""
     try:
         options = json.loads((run / 'options.json').read_text(encoding='utf-8'))['options']
-        return [Path(teacher).resolve() for teacher in options.get('teacher') or []]
+        return [(Path(teacher).resolve(), options.get('rounds') or 1)
+                for teacher in options.get('teacher') or []]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 

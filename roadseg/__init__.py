@@ -12,7 +12,7 @@ def load(source=None, *, runtime='auto', checkpoint='last', test_scale=None, fli
         runtime: what an export runs on: 'auto', 'tensorflow', 'tflite', 'onnxruntime' or
             'openvino'.
         checkpoint: 'last' or 'best', of a run.
-        test_scale: factors of the training's size, 0.1-8, to predict at, of a run; of several, the
+        test_scale: factor of the training's size, 0.1-8, to predict at, of a run; of several, the
             mean of the probabilities. None for as in the training.
         flip_test: whether to average with the mirrored photograph, of a run; None for as in the
             training.

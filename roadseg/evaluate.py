@@ -36,8 +36,8 @@ from roadseg.threads import prepared_ahead
 from roadseg.training import checkpoints
 from roadseg.training.options import complete
 from roadseg.training.pipeline import read_ahead
-from roadseg.training.run_folder import read_log, read_options, trained_on
-from roadseg.training.start_from import taught_on
+from roadseg.training.run_folder import read_log, read_options
+from roadseg.training.start_from import learned_from
 
 COMPARED = ('dataset', 'classes', 'model', 'encoder', 'image_size', 'epochs', 'batch_size')
 
@@ -68,22 +68,18 @@ def frames_of(split, trained_split, dataset, run, data_dir):
     """
     if split is None:
         split = 'all' if trained_split == 'none' else trained_split
-    held_out = dataset.split(trained_split)[1]
-    if split == 'all':
-        chosen = dataset.labelled
-    elif split.startswith('kfold:') and split.count(':') == 1:
+    if split.startswith('kfold:') and split.count(':') == 1:
         dataset.split(f'{split}:0')     # raises, where K is no number of folds
         if not trained_split.startswith(split + ':'):
             raise InputError(f'{run} was trained with --split {trained_split}; {split} takes '
                              f'runs trained with --split {split}:0, {split}:1 and so on')
-        split, chosen = trained_split, held_out
-    else:
-        chosen = dataset.split(split)[1]
+        split = trained_split
+    chosen = dataset.labelled if split == 'all' else dataset.split(split)[1]
     if not chosen:
         raise InputError(f'--split {split} holds no photograph out; name another, or all')
     score.check_names(chosen)
     # By what the run noted, as its split is another one where photographs have come since.
-    seen = len(trained_on(run, data_dir, chosen)) + len(taught_on(run, chosen))
+    seen = len(learned_from(run, data_dir, chosen))
     if seen:
         print(f'warning: {run} was trained on {seen} of these {len(chosen)} photographs; '
               'their score says little about new ones', file=sys.stderr)

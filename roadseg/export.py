@@ -55,7 +55,8 @@ from roadseg.tf_errors import as_os_error
 from roadseg.training import checkpoints, device
 from roadseg.training.options import complete
 from roadseg.training.run_folder import (checksum, describe_software, noted_photographs,
-                                         photograph_names, read_run, trained_on)
+                                         read_run)
+from roadseg.training.start_from import learned_from
 
 PRECISIONS = {'savedmodel': ('none',), 'frozen': ('none',), 'onnx': ('none',),
               'tflite': ('none', 'float16', 'dynamic', 'int8')}
@@ -134,12 +135,11 @@ def photographs_of(run, data_dir):
                          'an export on; name the folder they are in now with --data-dir')
     training, held_out = dataset.split(options['split'] or dataset.default_split)
     # By what the run noted, as its split is another one where photographs have come since.
-    learned = set(trained_on(run, folder, held_out))
+    learned = set(learned_from(run, folder, held_out))
     if learned:
         print(f'warning: {run} was trained on {len(learned)} of the {len(held_out)} photographs '
               'that its split holds out now; they are left out', file=sys.stderr)
-        names = photograph_names(folder, [], held_out)['validation']
-        held_out = [pair for pair, name in zip(held_out, names) if name not in learned]
+        held_out = [pair for pair in held_out if pair[0] not in learned]
     return dataset, training, held_out or training
 
 

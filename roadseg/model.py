@@ -7,6 +7,7 @@ The network sees a photograph of any size the way it saw those of its training, 
 their shape: see `seen_size`.
 """
 import os
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -155,10 +156,8 @@ def _open_run(run, checkpoint, test_scale, flip_test):
     from roadseg.training.run_folder import read_run
     made = read_run(run)
     options, description = complete(made['options'], run), made['data']
-    scales = options['test_scale'] if test_scale is None else test_scale
+    scales = options['test_scale'] if test_scale is None else _factors(test_scale)
     flip = options['flip_test'] if flip_test is None else flip_test
-    if not len(scales) or not all(0.1 <= scale <= 8 for scale in scales):
-        raise InputError(f'the test scales are {scales}, expected factors from 0.1 to 8')
 
     # TensorFlow comes here, as an export can do without.
     from roadseg import quiet       # noqa: F401
@@ -185,6 +184,15 @@ def _open_run(run, checkpoint, test_scale, flip_test):
     except BaseException:
         network.sess.close()
         raise
+
+
+def _factors(test_scale):
+    """Test scales, one or several, as a tuple; raises InputError where they are none."""
+    scales = (test_scale,) if isinstance(test_scale, (Real, str)) else tuple(test_scale)
+    if not scales or not all(isinstance(scale, Real) and 0.1 <= scale <= 8 for scale in scales):
+        raise InputError(f'test_scale is {test_scale!r}, expected factors from 0.1 to 8, such as '
+                         '(1, 1.5)')
+    return scales
 
 
 def _open_export(path, runtime):

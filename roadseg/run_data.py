@@ -32,7 +32,7 @@ def open_dataset(run, named=None):
         noted = noted_photographs(run)
         raise InputError(f'none of the {len(noted)} photographs of {run} is in {place}, such as '
                          f'{noted[0]}; name the folder that they are in with --data-dir')
-    catalogue.check_there(options['dataset'], folder)
+    catalogue.check_there(options['dataset'], folder, options['classes'])
     dataset = catalogue.load(options['dataset'], folder, options['classes'], strict=False)
     check_classes(run, dataset)
     return dataset, folder, options

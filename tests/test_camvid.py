@@ -1,5 +1,6 @@
 """CamVid in both its layouts, its splits, and its classes grouped."""
 import http.server
+import shutil
 import threading
 import zipfile
 from functools import partial
@@ -88,6 +89,16 @@ def test_splits_are_the_same_in_all_layouts(tmp_path, few, write):
         found = [sorted(stems(pairs)) for pairs in dataset.split(split)]
         assert found == [sorted(sum((FRAMES[part] for part in parts), []))
                          for parts in (training, validation)]
+
+
+@pytest.mark.parametrize('write, gone', [
+    (write_kaggle, 'train_labels'), (write_kaggle, 'test'), (write_original, '701_StillsRaw_full'),
+    (write_tutorial, 'trainannot')])
+def test_what_is_there_in_part_is_not_fetched_anew(tmp_path, few, monkeypatch, write, gone):
+    monkeypatch.setattr(camvid.download, 'download', pytest.fail)
+    shutil.rmtree(write(tmp_path / 'named') / gone)
+    with pytest.raises(InputError, match='named is not laid out as CamVid: expected'):
+        camvid.load(tmp_path / 'named')
 
 
 def test_other_splits_leave_the_test_frames_alone(tmp_path, few):

@@ -56,10 +56,10 @@ class Tiny:
         return checkpoints.save(self.sess, self.saver, self.run,
                                 Progress(epoch=epoch, step=step, **progress))
 
-    def restore(self, which='last'):
+    def restore(self):
         """Returns (name of the checkpoint, progress, value of the variable)."""
         self.set(-1)
-        path, progress = checkpoints.restore(self.sess, self.saver, self.run, which)
+        path, progress = checkpoints.restore(self.sess, self.saver, self.run)
         return path.name, progress, float(self.sess.run(self.variable).flat[0])
 
     def log(self, *scores, column='val_maxf'):
@@ -184,7 +184,6 @@ def test_the_last_two_and_the_best_are_kept(tiny):
     assert tiny.names() == ['step-000020', 'step-000040', 'step-000050']
     assert checkpoints.best_step(tiny.run) == 20
     assert load(tiny.run, 'best') == ('step-000020', 20)
-    assert tiny.restore('best')[0] == 'step-000020'
 
 
 def test_the_best_is_that_of_the_data_sets_own_measure(tmp_path):
@@ -443,13 +442,13 @@ def test_a_best_measure_that_is_none(tmp_path, best):
         made.save(10, epoch=1)
         made.log(90)
         with pytest.raises(InputError, match='no best checkpoint'):
-            made.restore('best')
+            load(made.run, 'best')
 
 
 @pytest.mark.parametrize('which', ['last', 'best'])
 def test_no_checkpoint(tiny, which):
-    with pytest.raises(InputError, match=f'no {which} checkpoint in .*checkpoints'):
-        tiny.restore(which)
+    with pytest.raises(InputError, match='no last checkpoint in .*checkpoints'):
+        tiny.restore()
     (tiny.run / 'checkpoints').touch()
     with pytest.raises(InputError, match=f'no {which} checkpoint in .*checkpoints'):
         load(tiny.run, which)

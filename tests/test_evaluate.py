@@ -19,6 +19,7 @@ import roadseg
 from roadseg import evaluate
 from roadseg.commands import run_command
 from roadseg.datasets import demo, kitti
+from roadseg.errors import InputError
 from roadseg.files import file_checksum, write_json
 from roadseg.images import read_image
 from roadseg.scoring import bev, road
@@ -442,7 +443,7 @@ def test_other_photographs_of_ones_own_are_scored_where_their_folder_is_named(
         for path in (other / 'data_road/training' / folder).iterdir():
             kind, *rest = path.name.split('_')
             path.rename(path.with_name('_'.join([kind, *rest[:-1], '9' + rest[-1][1:]])))
-    copy = copy_of(run, tmp_path / 'run', split='tail:0.34')
+    copy = copy_of(run, tmp_path / 'run')       # held out: two, of val3, of which none is there
     assert evaluated(copy, '--data-dir', other, '--split', 'all') == 0
     assert 'was trained on' not in capsys.readouterr().err
 
@@ -463,6 +464,14 @@ def test_another_folder_without_the_data_set_gets_none(run, tmp_path, capsys, mo
     assert 'empty holds none of data_road' in error_of(
         capsys, run, '--data-dir', tmp_path / 'empty')
     assert not list((tmp_path / 'empty').iterdir())
+
+
+def test_no_scenes_are_drawn_where_those_of_other_classes_are(tmp_path):
+    (tmp_path / 'data_road').mkdir()
+    evaluate.catalogue.check_there('demo', tmp_path)
+    evaluate.catalogue.check_there('demo', tmp_path, 2)
+    with pytest.raises(InputError, match='holds none of scenes7'):
+        evaluate.catalogue.check_there('demo', tmp_path, 7)
 
 
 def test_from_another_folder_the_data_are_found_where_they_lay(run, data, tmp_path, monkeypatch):

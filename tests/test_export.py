@@ -20,8 +20,10 @@ import tiny
 from roadseg import compare, export, runtimes
 from roadseg.commands import run_command
 from roadseg.errors import InputError
+from roadseg.files import file_checksum, write_json
 from roadseg.images import read_image, resize, seen_size, write_image
 from roadseg.inference_graph import inference_graph, phases
+from roadseg.training import start_from
 from roadseg.training.run_folder import checksum, photograph_names
 
 RNG = np.random.default_rng(11)
@@ -332,6 +334,10 @@ def test_photographs_that_it_has_learned_from_are_not_checked_on(bright, data, t
         photograph_names(data, [*training, held_out[-1]], held_out[:-1])))
     assert len(export.photographs_of(run, None)[2]) == len(held_out) - 1
     assert 'was trained on 1 of the' in capsys.readouterr().err
+    write_json(run / start_from.NOTES, {'photographs': [        # without its label
+        {'sha256': file_checksum(held_out[0][0])}, {'sha256': 'another'}]})
+    assert export.photographs_of(run, None)[2] == held_out[1:-1]
+    assert 'was trained on 2 of the' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_overlays_go_where_they_are_told(data, tmp_path):
         logits = tf.reshape(main.layers(*outputs, 2), [-1, 2])
         main.initialize_new(sess)
         folder = tmp_path / 'there/overlays'
-        helper.write_overlays(folder, helper.gen_test_output(
+        helper.write_overlays(str(folder), helper.gen_test_output(
             sess, logits, keep_prob, image, data / 'data_road/testing', (32, 64)))
     assert len(list(folder.iterdir())) == 3
 

@@ -252,6 +252,14 @@ def test_service_goes_on_with_rounds_until_another_run_has_been_taught(checkout)
 
 
 @posix
+def test_service_goes_on_with_rounds_though_a_run_of_its_own_has_been_taught(checkout):
+    first = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now', rounds=3)
+    add_run(checkout, '2026-11-20-11-00-00', epochs=(10, 10), scored='now', rounds=1,
+            teacher=[str(first)])
+    assert started(checkout) == ['main.py', '--resume', 'runs/2026-11-20-10-00-00']
+
+
+@posix
 def test_service_passes_over_a_broken_run_with_rounds_to_go(checkout):
     run = add_run(checkout, '2026-11-20-10-00-00', epochs=(10, 10), scored='now', rounds=2)
     (run / 'checkpoints/step-000723/progress.json').write_text('')

@@ -252,7 +252,7 @@ def test_a_run_predicts_at_several_sizes_and_mirrored_where_asked(run, opened):
     plain, mirrored = opened.predict(picture), opened.predict(picture[:, ::-1])[:, ::-1]
     with roadseg.load(run, flip_test=True) as flipping:
         assert flipping.predict(picture) == pytest.approx((plain + mirrored) / 2, abs=1e-5)
-    with roadseg.load(run, test_scale=[2]) as finer:
+    with roadseg.load(run, test_scale=2) as finer:
         large = finer.predict(picture, full_size=False)
     assert large.shape == (64, 192, 2)
     small = opened.predict(picture, full_size=False)
@@ -268,7 +268,7 @@ def test_an_export_sees_a_picture_once(asked):
         roadseg.load(**asked)
 
 
-@pytest.mark.parametrize('scales', ((), (1, 0), (9,), (float('nan'),)))
+@pytest.mark.parametrize('scales', ((), (1, 0), 9, (float('nan'),), '1,1.5', ('1', '2')))
 def test_test_scales_are_factors(run, scales):
     with pytest.raises(InputError, match='expected factors from 0.1 to 8'):
         roadseg.load(run, test_scale=scales)

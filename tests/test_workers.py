@@ -264,19 +264,28 @@ def test_a_worker_that_waits_for_the_others_hears_a_signal():
 def test_workers_of_a_machine_look_for_data_in_turn(tmp_path):
     inside, most = [], []
 
-    def fetch(index):
-        with workers.join(config(['a:1', 'a:2'], index)).in_turn(tmp_path / 'data'):
+    def fetch(index, fetched):
+        with workers.join(config(['a:1', 'a:2'], index)).in_turn(tmp_path / 'new/data'):
             inside.append(index)
+            if fetched:         # the folder is there before the other worker looks
+                (tmp_path / 'new/data').mkdir(parents=True, exist_ok=True)
+                began.set()
             most.append(len(inside))
             time.sleep(0.2)
             inside.remove(index)
 
-    both = [threading.Thread(target=fetch, args=(index,)) for index in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join(20)
-    assert most == [1, 1] and not (tmp_path / 'data').exists()      # which may be misspelt
+    for fetched in (False, True):
+        began = threading.Event()
+        both = [threading.Thread(target=fetch, args=(index, fetched)) for index in range(2)]
+        both[0].start()
+        if fetched:
+            began.wait(20)
+        both[1].start()
+        for thread in both:
+            thread.join(20)
+        assert most == [1, 1] and not inside
+        assert fetched or not (tmp_path / 'new').exists()       # which may be misspelt
+        most.clear()
 
 
 def test_the_port_of_a_killed_worker_can_be_used_at_once(monkeypatch):
@@ -297,7 +306,7 @@ def test_the_port_of_a_killed_worker_can_be_used_at_once(monkeypatch):
 def test_workers_watch_each_other_until_they_part_or_fail(monkeypatch, capsys):
     """Whoever writes the last checkpoint is not ended because the others are gone already."""
     ended = []
-    monkeypatch.setattr(workers, 'PATIENCE', 1)
+    monkeypatch.setattr(workers, 'SILENCE', 0.5)
     monkeypatch.setattr(workers, 'LOOK', 0.1)
     monkeypatch.setattr(os, '_exit', ended.append)
     monkeypatch.setattr(workers.Workers, '_call_the_roll', lambda self: None)
@@ -358,8 +367,18 @@ def test_a_worker_that_is_gone_before_the_roll_is_called_is_named(monkeypatch):
             team._call_the_roll()
 
 
-def test_nobody_waits_for_a_minute():
-    assert workers.PATIENCE + 5 + workers.LOOK < 60     # and `silent` takes up to 5 s
+def test_a_mean_of_batches_counts_photographs_and_no_grey_image(monkeypatch):
+    """The other worker has two photographs, whose mean is 10."""
+    team = workers.Workers(['a:1', 'b:1'], 0)
+    monkeypatch.setattr(team, 'sum', lambda tensors: [tensors[0] + 2 * 10, tensors[1] + 2])
+    with tf.Graph().as_default(), tf.Session() as sess:
+        classes = tf.placeholder(tf.uint8, [None, None, None])
+        mean, = team.mean_by_labels(classes)([tf.constant([4.0])])
+        labelled, ignored = np.ones((1, 3, 5)), np.full((1, 3, 5), 255)
+        for batch, expected in ((np.concatenate([labelled, labelled]), 7),
+                                (np.concatenate([labelled, ignored]), 7),   # one without a label
+                                (ignored, 10)):         # in the place of none
+            assert sess.run(mean, {classes: batch}) == pytest.approx(expected, abs=1e-4)
 
 
 def test_dropout_differs_by_worker(data):

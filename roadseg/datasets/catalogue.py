@@ -12,7 +12,8 @@ class Entry(NamedTuple):
     load: Callable      # (data_dir, num_classes, strict) -> `description.Dataset`
     splits: tuple       # names of its published splits
     classes: int | None     # C, its own number; None where its files say it
-    parts: tuple        # where none of these is in a folder, it is fetched or drawn; () for never
+    parts: tuple        # where none of these is in a folder, it is fetched or drawn; () for never;
+                        # dict from C to such where it has a folder for each
 
 
 DATASETS = {
@@ -20,7 +21,8 @@ DATASETS = {
     'camvid': Entry(camvid.load, ('val', 'test', 'trainval'), 11, camvid.PARTS),
     'cityscapes': Entry(cityscapes.load, ('val',), 19, ()),
     'folder': Entry(folder.load, (), None, ()),
-    'demo': Entry(demo.load, ('held-out',), 2, tuple(demo.FOLDERS.values())),
+    'demo': Entry(demo.load, ('held-out',), 2,
+                  {number: (folder,) for number, folder in demo.FOLDERS.items()}),
 }
 
 
@@ -44,13 +46,15 @@ def load(name, data_dir, num_classes=None, strict=True):
     return entry.load(data_dir, num_classes or entry.classes, strict)
 
 
-def check_there(name, data_dir):
-    """Checks that `load` would neither fetch a data set nor draw it.
+def check_there(name, data_dir, num_classes=None):
+    """Checks that `load` with these arguments would neither fetch a data set nor draw it.
 
     Raises:
         InputError: it would.
     """
     parts = DATASETS[name].parts
+    if isinstance(parts, dict):
+        parts = parts.get(num_classes or DATASETS[name].classes)    # `load` says which there are
     if parts and not any(os.path.lexists(Path(data_dir, part)) for part in parts):
         raise InputError(f"{data_dir} holds none of {', '.join(parts)}; name the folder that does "
                          'with --data-dir')

@@ -170,8 +170,9 @@ def foliage():
     return plants
 
 
-def _plant(rng, crown, green, size=384):
+def _plant(rng, crown, green):
     """Draws one plant; `crown` holds half width, middle's row and half height, as shares."""
+    size = 384      # pixels of a side
     half_width, middle, half_height = (part * size for part in crown)
     image = Image.new('RGBA', (size, size), green + (0,))
     draw = ImageDraw.Draw(image)

@@ -149,8 +149,8 @@ def layers(pool_inputs, num_classes, is_training, *, weight_decay=5e-4, output_s
         moving_decay: of the moving averages of the moments, 0-1.
         reduce_mean: for several workers, a function from a list of float32 tensors [D], E[x] and
             E[x^2] over this worker's batch, to the list of their means over the workers. Its
-            gradient is the same mean, of the gradients. What it returns is only computed where
-            `is_training` is True. None for one worker.
+            gradient is the sum of the workers' gradients, times this worker's share in the mean.
+            What it returns is only computed where `is_training` is True. None for one worker.
 
     Returns:
         Logits, float32 tensor [N, H, W, C].

@@ -20,6 +20,7 @@ from roadseg.threads import prepared_ahead
 FOUND, MISSED, WRONG = (0, 158, 115), (213, 94, 0), (0, 114, 178)   # Okabe and Ito's palette
 PICTURE_WIDTH = 1242        # pixels, of a photograph of KITTI Road
 FEW = 10            # photographs, below which their choice is all there is to a score
+SAMPLES = 1000      # of the photographs, by which `interval` tells what their choice makes
 KINDS = ('input', 'truth', 'probability', 'overlay')    # of the pictures of a photograph
 
 
@@ -151,7 +152,7 @@ def measures_by_group(counts, dataset):
             for group in (*dataset.groups, dataset.pooled) if group in pooled}
 
 
-def interval(counts, dataset, samples=1000):
+def interval(counts, dataset):
     """How far the choice of the photographs moves their score: 95 of 100 samples lie between.
 
     Samples of as many photographs are drawn with replacement, in blocks of neighbours, as frames
@@ -162,7 +163,6 @@ def interval(counts, dataset, samples=1000):
     Args:
         counts: dict from name of a photograph to its counts, neighbours being neighbours.
         dataset: `Dataset`.
-        samples: how many.
 
     Returns:
         [low, high] of the measure that counts, in per cent: the 2.5th and the 97.5th percentile;
@@ -176,7 +176,7 @@ def interval(counts, dataset, samples=1000):
     frames = np.float64(frames.reshape(photographs, -1))
     length = round(photographs ** (1 / 3))
     starts = np.random.default_rng(0).integers(
-        photographs, size=(samples, math.ceil(photographs / length), 1))
+        photographs, size=(SAMPLES, math.ceil(photographs / length), 1))
     scores = []
     for part in np.array_split(starts, 20):     # lest memory grows with all samples' photographs
         drawn = ((part + np.arange(length)) % photographs).reshape(len(part), -1)[:, :photographs]

@@ -358,15 +358,15 @@ class Writer:
 
 # Reading --------------------------------------------------------------------------------------
 
-def restore(sess, saver, run, which='last'):
-    """Restores the variables and the progress of a run.
+def restore(sess, saver, run):
+    """Restores the variables and the progress of a run from its last whole checkpoint.
+
+    A damaged one is named on stderr, and the one before it taken.
 
     Args:
         sess: session of a graph like the one that was saved.
         saver: from `make_saver`, of that graph.
         run: folder of the run.
-        which: 'last', where a damaged checkpoint is named on stderr and the one before it
-            taken, or 'best'.
 
     Returns:
         (path of the checkpoint, `Progress`).
@@ -374,7 +374,7 @@ def restore(sess, saver, run, which='last'):
     Raises:
         InputError: there is no whole checkpoint, or it is of another network.
     """
-    for path in candidates(run, which):
+    for path in candidates(run, 'last'):
         with _naming_damage(path):
             progress = _read_progress(path, read_run(run).get('id'))
             _restore(sess, saver, path, progress)
@@ -388,7 +388,8 @@ def load(sess, run, which='last'):
     Args:
         sess: session.
         run: folder of the run.
-        which: 'last' or 'best', see `restore`.
+        which: 'last', where a damaged checkpoint is named on stderr and the one before it
+            taken, or 'best'.
 
     Returns:
         Path of the checkpoint.

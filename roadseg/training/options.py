@@ -194,7 +194,7 @@ def parse_args(argv=None):
             try:
                 check_runs(argparse.Namespace(**{**vars(options), 'teacher': None}))
             except InputError as error:
-                print(f'warning: the next round will fail: {error}', file=sys.stderr)
+                _warn_once(f'the next round will fail: {error}')
         return options
     parser.set_defaults(data_dir=DATA_DIRS.get(first.dataset, 'data'),
                         **RECIPES.get(first.dataset, {}),

@@ -10,8 +10,8 @@ from roadseg.files import file_checksum, read_json
 from roadseg.inference import averaged_weights
 from roadseg.networks.encoder import NEW_KERNELS
 from roadseg.training import averages, checkpoints, device
-from roadseg.training.run_folder import (Progress, checksum, copies_trained_on, read_options,
-                                         read_photographs, read_run, trained_on)
+from roadseg.training.run_folder import (Progress, checksum, copies_trained_on, photograph_names,
+                                         read_options, read_photographs, read_run, trained_on)
 
 AVERAGE = '/ExponentialMovingAverage'       # follows the name of the variable that is averaged
 SHOWN = 6                                   # names of fresh variables in a line
@@ -230,6 +230,25 @@ def taught_on(run, pairs):
     taught = {entry['sha256'] for entry in _noted(run, 'photographs')
               if isinstance(entry.get('sha256'), str)}
     return [image for image, _ in pairs if taught and sha256(image) in taught]
+
+
+def learned_from(run, data_dir, pairs):
+    """Which of some photographs a run has learned from, with their labels or without.
+
+    Args:
+        run: folder.
+        data_dir: of the options now.
+        pairs: list of (image, label) paths.
+
+    Returns:
+        List of the images' paths, each once.
+
+    Raises:
+        InputError: as `trained_on` and `taught_on`.
+    """
+    known, taught = set(trained_on(run, data_dir, pairs)), set(taught_on(run, pairs))
+    names = photograph_names(data_dir, [], pairs)['validation']
+    return [image for name, (image, _) in zip(names, pairs) if name in known or image in taught]
 
 
 def sha256(path):

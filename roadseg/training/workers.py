@@ -9,12 +9,14 @@ The gradients of a step are added up by TensorFlow's collective operations, the 
 the run folder. Source of synchronous training by all-reduce: Goyal et al., "Accurate, Large
 Minibatch SGD", 2017.
 """
+import hashlib
 import itertools
 import json
 import os
 import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -38,7 +40,8 @@ from roadseg.training.run_folder import checksum, read_run, versions
 GROUP, ROLL_CALL, NUMBERS = 1, 2, 3     # keys of groups of all workers: of the gradients, and, on
                                         # CPUs, of the start and of `exchange`
 EXCHANGE = 2 ** 30          # key where none is counted: two models' graphs may differ in that
-PATIENCE = 45               # seconds that a worker may be silent before the others give up
+PATIENCE = 45               # seconds that the others wait for a worker to start
+SILENCE = 15                # seconds that a worker may be silent before the others give up
 LOOK = 2                    # seconds between two looks whether it is
 PIECE = 2 ** 20             # elements that are sent at a time, about
 SEED_STEP = 1_000_003       # between the seeds of two workers' dropout
@@ -124,12 +127,12 @@ class Workers:
         Args:
             folder: where it goes.
         """
-        folder = Path(folder).absolute()
-        while not folder.is_dir() and folder != folder.parent:      # it is to be made, or misspelt
-            folder = folder.parent
-        lock = FileLock(folder / '.fetch.lock')
+        # Elsewhere, as the folder may be missing: it is to be made by the first, or misspelt.
+        name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+        user = os.getuid() if hasattr(os, 'getuid') else 0
+        lock = FileLock(Path(tempfile.gettempdir(), f'roadseg-{user}-{name}.lock'))
         if self.count > 1:
-            with suppress(OSError):         # a folder that is read-only: nothing will be fetched
+            with suppress(OSError):         # there is no place for it
                 lock.acquire()
         try:
             yield
@@ -193,7 +196,7 @@ class Workers:
                 silent_since = None
             elif silent_since is None:
                 silent_since = time.monotonic()
-            elif time.monotonic() - silent_since > PATIENCE / 3 and self._watching.is_set():
+            elif time.monotonic() - silent_since > SILENCE and self._watching.is_set():
                 print(f'error: {self.farewell(missing)}', file=sys.stderr, flush=True)
                 os._exit(2)     # the main thread is inside TensorFlow and can't be called back
             time.sleep(LOOK)
@@ -301,8 +304,8 @@ class Workers:
     def mean_by_labels(self, classes):
         """Makes the function by which batch normalisation sees the batches of all workers.
 
-        Each counts by its photographs with labels, so that a worker which had none left for the
-        last step of an epoch, and got a grey image instead, changes nothing.
+        Each counts by its photographs, but for a worker which had none left for the last step of
+        an epoch, and got a grey image without labels instead: that one changes nothing.
 
         Args:
             classes: uint8 tensor [N, H, W], class numbers of this worker's batch.
@@ -313,9 +316,9 @@ class Workers:
         """
         if self.count == 1:
             return None
-        labelled = tf.reduce_any(tf.not_equal(classes, IGNORED), axis=[1, 2])
+        labelled = tf.reduce_any(tf.not_equal(classes, IGNORED))
         # Not 0, lest there is nothing to divide by where no photograph of a step has a label.
-        weight = tf.reduce_sum(tf.cast(labelled, tf.float32)) + 1e-6
+        weight = tf.where(labelled, tf.cast(tf.shape(classes)[0], tf.float32), 1e-6)
 
         def mean(tensors):
             *sums, total = self.sum([*(weight * tensor for tensor in tensors), weight])
