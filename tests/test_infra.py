@@ -472,7 +472,8 @@ def test_new_volume_is_formatted_once_and_mounted_at_every_start(first_boot, tmp
 
 
 @linux
-@pytest.mark.parametrize('content', [b'XFSB' + bytes(2 ** 20), bytes(2 ** 20 - 1) + b'\1'])
+@pytest.mark.parametrize('content', [b'XFSB' + bytes(2 ** 20), bytes(2 ** 20 - 1) + b'\1'],
+                         ids=['at the beginning', 'at the end'])
 def test_volume_with_anything_on_it_is_never_formatted(first_boot, tmp_path, content):
     volume(tmp_path).write_bytes(content)
     first_boot()
