@@ -44,7 +44,7 @@ install_service() {
 
 update_lists() {
     # apt-get waits for the lock of the packages, not for that of their lists.
-    local try log
+    local log
     for _ in {1..60}; do
         if log=$(as_root env LC_ALL=C apt-get update -q 2>&1); then
             echo "$log" >&2
