@@ -4,7 +4,8 @@
 #checkov:skip=CKV_DOCKER_2: no health check, as a run ends by itself and its exit code tells how
 FROM nvidia/cuda:12.6.3-runtime-ubuntu24.04
 
-# The libraries in use are pip's, of CUDA 12.5; a driver that knows no more is not to be refused.
+# The libraries in use are pip's, of some CUDA 12 from 12.5 on, which runs on the driver of any such;
+# one that knows 12.5 and no more is not to be refused.
 ENV NVIDIA_REQUIRE_CUDA="cuda>=12.5"
 
 # requirements.txt makes a smaller image, for the CPU.

@@ -22,11 +22,15 @@ FROZEN = 2          # of them, the first ones
 
 
 def work(image_shape, training):
-    """Operations of an image: forward, in training thrice from the first trained block on."""
+    """Operations of an image: forward; in training thrice from the first trained block on.
+
+    Of the first trained convolution twice, as nobody asks for the gradient of its input.
+    """
     pixels, inputs, operations = image_shape[0] * image_shape[1], 3, 0
     for block, (width, depth) in enumerate(BLOCKS):
-        for _ in range(depth):
+        for place in range(depth):
             passes = 3 if training and block >= FROZEN else 1
+            passes -= passes == 3 and (block, place) == (FROZEN, 0)
             operations += 2 * passes * pixels / 4 ** block * 9 * inputs * width
             inputs = width
     top = pixels / 4 ** len(BLOCKS) * (3 * 9 * 512 * 256 + 1024 * 512)

@@ -32,6 +32,7 @@ ENDINGS = tuple(_CODECS)
 _GIF = 'split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1'
 _BT709 = ('-colorspace', 'bt709', '-color_primaries', 'bt709', '-color_trc', 'bt709')
 _REMEDY = 'expected a video, ' + ', '.join(ENDINGS)
+_HD = 720                   # rows, from which on players take a video that names no matrix for BT.709
 _RATE_LIMIT = 1000          # frames a second; beyond, the file's clock was taken for its rate
 
 
@@ -93,10 +94,13 @@ class Reader:
             raise InputError(f'{path} is not a readable video: '
                              f'{_reason(log, "it has no frame")}; {_REMEDY}')
         width, height, count, seconds, wide, high = map(int, header.groups())
-        self._options = []      # of the decoder
+        scale = []              # of FFmpeg's filter
+        if _names_no_matrix(log) and min(width, height) >= _HD:     # FFmpeg would take BT.601
+            scale += ['in_color_matrix=bt709']
         if wide and high and wide != high:      # pixels that are not square, as of DVDs
             width = max(2, 2 * round(width * wide / high / 2))      # even, see `Writer`
-            self._options += ['-vf', f'scale={width}:{height},setsar=1']
+            scale += [f'w={width}:h={height}']
+        self._options = ['-vf', f"scale={':'.join(scale)},setsar=1"] if scale else []
         if width * height > PIXEL_LIMIT:
             raise InputError(f'{path} cannot be used: its {width} x {height} pixels are more '
                              f'than {PIXEL_LIMIT / 1e6:.0f} megapixels; make it smaller')
@@ -271,6 +275,16 @@ def _rate_of_gif(path):
         return Fraction(50)
     lengths = list(map(int, lengths))
     return min(Fraction(1000, math.gcd(*lengths)), Fraction(1000, min(20, *lengths)))
+
+
+def _names_no_matrix(log):
+    """Whether FFmpeg's log has a video of a modern codec that does not say how it makes RGB.
+
+    Of older ones, such as MPEG-4 in AVI, players take BT.601 whatever the size.
+    """
+    found = re.search(r'Video: (?:h264|hevc|vp9|av1)\b.*?, yuv\w+(?:\((.*?)\))?, ', log)
+    matrices = [part.split('/')[0] for part in (found[1] or '').split(', ')] if found else []
+    return bool(found) and not any(re.match('bt|smpte|fcc|ycgco|gbr', name) for name in matrices)
 
 
 def _seconds(text):

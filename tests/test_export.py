@@ -188,7 +188,8 @@ def test_a_savedmodel_is_served_in_a_process_without_this_project(run, tmp_path)
         assert opened.run(np.zeros((2, 40, 72, 3), np.uint8)).shape == (2, 40, 72, 2)
 
 
-@pytest.mark.parametrize('shape, seen_at', [((80, 144), (40, 72)), ((160, 80), (72, 40))])
+@pytest.mark.parametrize('shape, seen_at', [
+    ((80, 144), (40, 72)), ((80, 120), (40, 72)), ((160, 80), (72, 40))])
 def test_onnx_runs_by_the_lines_of_the_documentation(run, tmp_path, shape, seen_at):
     pytest.importorskip('tf2onnx', reason='requirements-export.txt is not installed')
     pytest.importorskip('onnxruntime', reason='requirements-export.txt is not installed')

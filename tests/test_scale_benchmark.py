@@ -31,4 +31,5 @@ def test_work_of_an_image_is_that_of_the_network(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     import peer
     assert peer.work((192, 640), training=False) == pytest.approx(76.8e9, rel=.02)
-    assert peer.work((96, 640), training=True) == pytest.approx(91.1e9, rel=.01)
+    first = 2 * 96 * 640 / 4 ** 2 * 9 * 128 * 256       # conv3_1, whose input needs no gradient
+    assert peer.work((96, 640), training=True) == pytest.approx(91.1e9 - first, rel=.005)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from roadseg import video
 from roadseg.errors import InputError
+from roadseg.images import write_image
 from roadseg.video import Reader, Writer
 
 
@@ -239,3 +240,19 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='cannot write .*a.mp4: .*; free some space'):
         write(tmp_path / 'a.mp4', noise(30, (120, 160)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('rows, named, matrix', [
+    (720, 'unknown', 'bt709'), (718, 'unknown', 'bt601'), (720, 'smpte170m', 'bt601'),
+    (718, 'bt709', 'bt709')])
+def test_a_matrix_that_is_not_named_is_that_of_hd_where_it_is(tmp_path, rows, named, matrix):
+    """As dashcams write it."""
+    colour = np.full((rows, 1280, 3), (200, 40, 40), np.uint8)
+    write_image(tmp_path / 'a.png', colour)
+    ffmpeg('-loop', 1, '-i', tmp_path / 'a.png', '-frames:v', 2, '-vf',
+           f'scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p,'
+           f'setparams=colorspace={named}:color_primaries=unknown:color_trc=unknown',
+           '-c:v', 'libx264', tmp_path / 'a.mp4')
+    with Reader(tmp_path / 'a.mp4') as reader:
+        frame = next(iter(reader))
+    assert np.abs(np.int32(frame) - colour).max() <= 4

@@ -10,6 +10,7 @@ from roadseg.training.variables import forward_operations, l2_regularizer
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG16's stages; the decoder goes through them backwards
 EPSILON = 1e-3                  # added to a variance
+MOVING_DECAY = 0.99             # of the moving averages of the moments
 
 
 def pool_inputs(last):
@@ -126,7 +127,7 @@ def batch_norm(inputs, is_training, moving_decay, reduce_mean=None):
 
 
 def layers(pool_inputs, num_classes, is_training, *, weight_decay=5e-4, output_size=None,
-           moving_decay=0.99, reduce_mean=None):
+           reduce_mean=None):
     """The decoder of SegNet, under the variable scope 'decoder'.
 
     Five times: unpooling by the encoder's maxima, then the convolutions of the encoder's stage
@@ -146,7 +147,6 @@ def layers(pool_inputs, num_classes, is_training, *, weight_decay=5e-4, output_s
             regularization losses of the graph.
         output_size: (H, W), int32 tensor [2] or pair, to cut the logits to; by default the size
             of `pool_inputs[0]`, which is that of the photograph.
-        moving_decay: of the moving averages of the moments, 0-1.
         reduce_mean: for several workers, a function from a list of float32 tensors [D], E[x] and
             E[x^2] over this worker's batch, to the list of their means over the workers. Its
             gradient is the sum of the workers' gradients, times this worker's share in the mean.
@@ -171,7 +171,7 @@ def layers(pool_inputs, num_classes, is_training, *, weight_decay=5e-4, output_s
     def normalised(inputs, depth, name):
         with tf.variable_scope(name):
             outputs = convolution(inputs, depth, tf.initializers.he_normal())
-            return tf.nn.relu(batch_norm(outputs, is_training, moving_decay, reduce_mean))
+            return tf.nn.relu(batch_norm(outputs, is_training, MOVING_DECAY, reduce_mean))
 
     outputs = tf.nn.max_pool2d(pool_inputs[-1], ksize=2, strides=2, padding='SAME')
     with tf.variable_scope('decoder'):

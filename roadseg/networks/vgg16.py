@@ -68,7 +68,8 @@ _DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, 
 # Units of pools 3 and 4: FCN-8s scales them by 1e-4 and 1e-2, which was made for weights that see
 # inputs of a deviation near 58. Torchvision's see a deviation of 1, and a network of convolutions
 # and ReLU without its biases is homogeneous. Without the unit, the skips die: their scores were
-# measured at 1/140 and 1/10000 of layer 7's after 12 epochs.
+# measured at 1/140 and 1/10000 of layer 7's after 12 epochs. New layers fc6 and fc7, which keep the
+# size of what they are given, see pool 5 as torchvision's weights make it, whatever the weights.
 UNITS = {caffe_input: 1.0, torch_input: 58.0}
 
 
@@ -261,6 +262,8 @@ def build(shapes, new, preprocess):
         outputs = tf.nn.max_pool2d(outputs, ksize=2, strides=2, padding='SAME')
         if block in (3, 4):
             tf.multiply(outputs, UNITS[preprocess], name=f'layer{block}_out')
+    if any(name.startswith('fc6') for name in new):     # trained ones know the unit of their input
+        outputs *= UNITS[preprocess] / UNITS[torch_input]
     outputs = convolution(outputs, 'fc6') if 'fc6' in shapes else context(outputs)
     outputs = dropout(outputs, keep_prob, 6, seed)
     outputs = dropout(convolution(outputs, 'fc7'), keep_prob, 7, seed)

@@ -94,7 +94,7 @@ def precision_recall(precision, recall, best=None):
         for index, label, colour, marker in marks:
             axes.plot(recall[index], precision[index], color=colour, marker=marker, markersize=8,
                       linestyle='', label=label)
-        worst = min(recall[index], precision[index])
+        worst = min(min(recall[index], precision[index]) for index, *_ in marks)
         low = min(90, max(0, 10 * math.floor((2 * worst - 100) / 10 - 1)))
         axes.set_xlim(low, 100 + (100 - low) / 50)
         axes.set_ylim(low, 100 + (100 - low) / 50)
@@ -173,7 +173,7 @@ def comparison(runs, ylabel):
                 colour, dashes = line_of(number)
                 axes.plot(*zip(*points), color=colour, linestyle=dashes, linewidth=1.6,
                           marker='o' if len(points) == 1 else None)
-                ends.append((points[-1], str(number), colour))
+                ends.append((points[-1], str(number)))
         _show_epochs(axes, [epoch for _, epochs, _ in runs for epoch in epochs])
         _number(axes, ends)
     return png.getvalue()
@@ -226,15 +226,15 @@ def _number(axes, ends):
 
     Args:
         axes: whose limits are final.
-        ends: list of (point, number, colour).
+        ends: list of (point, number).
     """
     axes.autoscale_view(scalex=False)
     column, free = None, 0
-    for point, number, colour in sorted(ends):
+    for point, number in sorted(ends):
         height = axes.transData.transform(point)[1] * 72 / DPI      # in points, as a font's size
         free = height if point[0] != column else max(height, free)
-        axes.annotate(number, point, (5, free - height), textcoords='offset points', color=colour,
-                      va='center', fontsize=9)
+        axes.annotate(number, point, (5, free - height), textcoords='offset points', va='center',
+                      fontsize=9)
         column, free = point[0], free + 10
 
 

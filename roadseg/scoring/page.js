@@ -56,6 +56,7 @@
 
   var box = document.createElement('dialog'), current;
   if (!box.showModal) return;
+  box.setAttribute('aria-label', 'picture, enlarged');
   box.innerHTML = '<div class="place"><img alt=""></div><div class="legends"></div>' +
     '<div class="controls"><span></span>' +
     '<button aria-label="previous picture">\u2190</button><button>full size</button>' +

@@ -199,7 +199,7 @@ def _summary(run):
     if pooled is not None:
         of = '' if evaluation['pooled'] == 'all' else f"{evaluation['pooled']} "
         parts.append(f"{of}{_named_scores(pooled, evaluation['best'])} "
-                     f"{_circumstances(run, ', ')}")
+                     f"{_circumstances(run)}")
     elif scored := run.last_scored:
         of_last = {measure(key): value for key, value in scored.items() if key.startswith('val_')}
         parts.append(f"validation {_named_scores(of_last, measure(run.data['best']))} after epoch "
@@ -213,7 +213,7 @@ def _named_scores(scores, best):
     return ', '.join(f'{name} {shown(scores.get(name))} %' for name in names[:2])
 
 
-def _circumstances(run, separator):
+def _circumstances(run):
     """Where scores come from: text such as 'on val3, perspective view, step-002892'."""
     evaluation = run.evaluation
     view, scales = evaluation.get('view'), evaluation['test_scale']
@@ -226,7 +226,7 @@ def _circumstances(run, separator):
              f"seen at {' and '.join(scales)} times the training's size"
              if scales not in ([], ['1']) else '',
              'averaged with the mirrored photographs' if evaluation.get('flip_test') else '']
-    return separator.join(filter(None, parts))
+    return ', '.join(filter(None, parts))
 
 
 def _scores_section(run):
@@ -235,7 +235,7 @@ def _scores_section(run):
     if not evaluation.get('scores'):
         return ''
     count, speed = len(evaluation['frames']), shown(evaluation.get('ms_per_image'), '.0f')
-    caption = [f"per cent, {evaluation['title']}", _circumstances(run, ', '),
+    caption = [f"per cent, {evaluation['title']}", _circumstances(run),
                count_of_photographs(count) if count else '',
                f'{speed} ms per image' if speed != NOTHING else '']
     tables = [_scores_table(evaluation, evaluation['scores'], ', '.join(filter(None, caption)))]
@@ -464,7 +464,8 @@ def _frames_section(run):
                f'Photographs of {split}')
     note = '' if names else (
         '<p>The scoring did not come to its end: these are the pictures that were drawn. <code>'
-        f'python -m roadseg.evaluate {escape(run.folder.resolve().name)}</code> scores the run.'
+        f'python -m roadseg.evaluate {escape(str(Path(*run.folder.resolve().parts[-2:])))}</code> '
+        'scores the run.'
         '</p>')
     return '\n'.join([
         '<section class="frames-section">',
@@ -642,6 +643,20 @@ def link_to(path):
 
 # What made it ---------------------------------------------------------------------------------
 
+def _why_losses_differ(chosen):
+    """What the options put into the training loss and not into that of validation."""
+    dropout = chosen.get('model') != 'segnet' and chosen.get('keep_prob') != 1
+    distorted = any(chosen.get(name) for name in ('flip', 'scale', 'colour'))
+    weighted = chosen.get('class_weights') not in (None, 'none')
+    averaged = chosen.get('average_decay') != 0
+    parts = ['dropout'] * dropout + ['distorted photographs'] * distorted + [
+        'class weights'] * weighted + ['the weights of that moment']
+    listed = ', '.join(parts[:-1]) + ' and ' * bool(parts[:-1]) + parts[-1]
+    return (f'the training loss is taken with {listed}, the validation loss '
+            + ('without, ' if parts[:-1] else '')
+            + ('with averaged weights' if averaged else "with those of the epoch's end"))
+
+
 def _options_section(options):
     """All of options.json, a table per section; what stands alone comes first."""
     alone = {key: value for key, value in options.items() if not isinstance(value, dict)}
@@ -694,10 +709,9 @@ def _notes_section(run, with_frames):
     files = [file for file in ('options.json', 'log.csv', 'evaluation.json')
              if (run.folder / file).exists()]
     links = ', '.join(f'<a href="{file}">{file}</a>' for file in files)
-    losses = """<p>The validation loss is on photographs the network never learned from: when it
+    losses = f"""<p>The validation loss is on photographs the network never learned from: when it
 rises while the training loss falls, training has gone on for too long. Compare their courses, not
-their levels: the training loss is taken with dropout, distorted photographs, the weights of that
-moment and, where chosen, class weights; the validation loss without, with averaged weights.</p>
+their levels: {_why_losses_differ(run.chosen)}.</p>
 """ if any(math.isfinite(row.get('val_loss', math.nan)) for row in run.log) else ''
     return f"""<h2>How to read this page</h2>
 {frames}{losses}<p>“{NOTHING}” is a number that does not exist. This page was made from

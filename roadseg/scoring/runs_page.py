@@ -169,7 +169,7 @@ def _table(entries, best):
         link = f'<a href="{link_to(run.folder.name + page)}">{escape(run.folder.name)}</a>'
         cells = ''.join(f'<td data-label="{name}"{" class=text" if len(cell) > LONG else ""}>'
                         f'{cell}</td>' for name, cell in zip(columns[2:], cells))
-        numbered = f'<b class="drawn" style="color: {colour}">{number}</b>'
+        numbered = f'{number}<b class="drawn" style="background: {colour}"></b>'
         body.append(f'<tr><td data-label="#">{numbered}</td><th scope="row">{link}</th>{cells}'
                     '</tr>')
     head = ''.join(f'<th scope="col">{name}</th>' for name in columns)

@@ -9,6 +9,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 from roadseg.images import paint, painted, resize, thumbnail_size
+from roadseg.scoring import road
 from roadseg.scoring.score import colour_map
 
 
@@ -62,7 +63,7 @@ def write_scalars(writer, step, scalars):
 def panel(photograph, truth, prediction, dataset, width=640):
     """Draws a photograph, the truth, the prediction and its probability, one above the other.
 
-    Of two classes, the probability is that of the second, and tells the prediction, too.
+    Of road and not road, the probability tells the prediction, too.
 
     Args:
         photograph: uint8 ndarray (H, W, 3), RGB.
@@ -76,7 +77,7 @@ def panel(photograph, truth, prediction, dataset, width=640):
     """
     size, measures = thumbnail_size(photograph.shape[:2], width), dataset.measures
     classes = [truth]
-    if len(dataset.classes) > 2:
+    if measures is not road:
         classes.append(measures.decide(prediction))
     drawn = np.concatenate([resize(picture, size) for picture in (
         photograph, *(paint(photograph, numbers, painted(dataset.palette)) for numbers in classes),
