@@ -1,10 +1,12 @@
 """Tests of roadseg.scoring.page on tiny made-up runs, and of the page in a real browser."""
 import copy
+import io
 import json
 import math
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -14,7 +16,8 @@ from made_up_runs import (BROWSER, CURVES, IOU, KINDS, KITTI, STREET, Page, meas
 from PIL import Image
 
 from roadseg.errors import InputError
-from roadseg.scoring import contents, figures, page, score
+from roadseg.scoring import classes, contents, figures, page, road, score
+from roadseg.training import tensorboard
 
 HOSTILE = '<script>alert("x")</script>&\''
 DRAWN = {**KITTI, 'title': 'drawn scenes'}
@@ -513,6 +516,39 @@ def test_curves_take_gaps_and_names_with_dollars(tmp_path):
 def test_precision_and_recall_are_drawn(tmp_path, precision, recall, best):
     size, colours = opened(figures.precision_recall(precision, recall, best), tmp_path)
     assert size == (750, 540) and colours > 20
+
+
+def test_both_thresholds_are_in_the_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures.Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    figures.precision_recall([30., 97., 99.], [100., 97., 70.], best=1)
+    figures.precision_recall([30., 97., 99., 99.], [100., 97., 70., 60.], best=1)
+    for figure, lowest in zip(drawn, (97, 70)):
+        (low, high), _ = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+        assert low < lowest < high
+
+
+@pytest.mark.parametrize('chosen, said', [
+    ({}, 'taken with dropout and the weights of that moment, the validation loss without, with '
+         'averaged weights'),
+    ({'model': 'segnet', 'flip': True, 'class_weights': 'median', 'average_decay': 0.99},
+     'taken with distorted photographs, class weights and the weights of that moment, the '
+     'validation loss without, with averaged weights'),
+    ({'keep_prob': 1, 'flip': False, 'scale': 0, 'colour': 0, 'average_decay': 0},
+     "taken with the weights of that moment, the validation loss with those of the epoch's end")])
+def test_the_page_says_of_the_losses_what_the_options_make_true(chosen, said):
+    assert said in page._why_losses_differ(chosen)
+
+
+def test_the_panel_of_two_classes_without_a_road_shows_the_prediction():
+    photograph, truth = np.zeros((8, 12, 3), np.uint8), np.zeros((8, 12), np.uint8)
+    scores = np.zeros((4, 6, 2), np.float32), truth
+    data = SimpleNamespace(measures=classes, classes=('sky', 'ground'), palette=((1, 2, 3), (4, 5, 6)))
+    of_road = SimpleNamespace(**{**vars(data), 'measures': road})
+    for dataset, prediction, rows in ((data, scores, 4), (of_road, np.zeros((8, 12)), 3)):
+        with Image.open(io.BytesIO(tensorboard.panel(photograph, truth, prediction, dataset,
+                                                     width=12))) as drawn:
+            assert drawn.size == (12, 8 * rows)
 
 
 @pytest.mark.parametrize('count', [2, 30])
