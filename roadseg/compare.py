@@ -298,8 +298,8 @@ def table(result):
     widths = [max(map(len, column)) for column in zip(*lines)]
     height, width = result['image_size']
     return (f"{result['hardware']}, {height}x{width}, batch 1, median of {result['rounds']}; "
-            f"{result['measure']} on {result['photographs']} photographs {result['which']}. The training graph's "
-            'file and memory hold what training needs, too.\n\n'
+            f"{result['measure']} on {result['photographs']} photographs {result['which']}. "
+            "The training graph's file and memory hold what training needs, too.\n\n"
             + ''.join('| ' + ' | '.join(
                 cell.ljust(width) if number < 3 else cell.rjust(width)
                 for number, (cell, width) in enumerate(zip(line, widths))) + ' |\n'
