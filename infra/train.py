@@ -68,16 +68,17 @@ def teachers_of(run):
     """The runs that taught a run: list of (folder, rounds that this one has to go)."""
     try:
         options = json.loads((run / 'options.json').read_text(encoding='utf-8'))['options']
-        return [(Path(teacher).resolve(), options.get('rounds') or 1)
+        return [(Path(teacher).resolve(), int(options.get('rounds') or 1))
                 for teacher in options.get('teacher') or []]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 
 def main():
     """The command."""
     os.chdir(ROOT)
-    runs = [path.parent for path in Path('runs').glob('**/2*/options.json')]    # --runs-dir, too
+    runs = [path.parent for path in Path('runs').glob('**/2*/options.json')     # --runs-dir, too
+            if path.is_file()]
     taught = {teacher for run in runs for teacher in teachers_of(run)}
     unfinished = [run for run in sorted(runs, key=lambda run: run.name)
                   if is_unfinished(run, taught)]

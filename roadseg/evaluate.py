@@ -27,7 +27,7 @@ from tqdm import tqdm
 from roadseg.commands import Parser, add_averaging, named_folder, run_command, typed
 from roadseg.datasets import catalogue, cityscapes
 from roadseg.errors import InputError
-from roadseg.files import check_writable, differ, is_there, write_json, write_whole
+from roadseg.files import check_writable, delete, differ, is_there, write_json, write_whole
 from roadseg.images import read_image
 from roadseg.model import load
 from roadseg.run_data import open_dataset
@@ -166,6 +166,8 @@ def evaluate(task, args):
     with opened(run, args) as model:
         samples = read_ahead(tqdm(pairs, 'scoring', leave=False, disable=None),
                              dataset.read_label)
+        # Of scores and pictures, a kill leaves those of one network, or no scores.
+        delete(run / 'evaluation.json')
         result = score.score(model.network, dataset, samples, run / 'validation', calibrations)
         content = score.summary(result, dataset, model.name, split, model.network)
     write_json(run / 'evaluation.json', {**content, 'seen': seen})

@@ -4,12 +4,14 @@ import filecmp
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -111,7 +113,7 @@ def is_there(path):
     return os.path.exists(path)
 
 
-def check_file(path, remedy):
+def check_file(path, remedy, limit=math.inf):
     """Checks that something is there to be read, and that reading it will come to an end.
 
     Opening a pipe waits until somebody writes into it, and a device may never end.
@@ -119,12 +121,13 @@ def check_file(path, remedy):
     Args:
         path: of the file.
         remedy: what to do otherwise, the end of the message.
+        limit: of its size in bytes.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        InputError: it is missing, or no regular file.
+        InputError: it is missing, no regular file, or larger.
     """
     try:
         status = os.stat(path)
@@ -133,6 +136,9 @@ def check_file(path, remedy):
         raise InputError(f'cannot read {path}: {reason}; {remedy}') from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f'cannot read {path}: it is {_kind(status.st_mode)}; {remedy}')
+    if status.st_size > limit:
+        raise InputError(f'{path} has {human_size(status.st_size)}, expected at most '
+                         f'{human_size(limit)}; is it another file?')
     return status.st_size
 
 
@@ -428,10 +434,7 @@ def read_json(path, remedy='name the folder of a run, as training writes it into
     Raises:
         InputError: it is missing or damaged.
     """
-    size = check_file(path, remedy)
-    if size > JSON_LIMIT:
-        raise InputError(f'{path} has {human_size(size)}, expected at most '
-                         f'{human_size(JSON_LIMIT)}; is it another file?')
+    check_file(path, remedy, JSON_LIMIT)
     try:
         # Some editors put a mark of the encoding in front, which -sig skips.
         content = json.loads(Path(path).read_bytes().decode('utf-8-sig'), parse_int=_integer,
@@ -468,7 +471,6 @@ def _object(pairs):
     """The dict of an object of JSON; of two values of a key, which one counts?"""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key '{twice[:40]}' stands twice")
     return content

@@ -57,6 +57,8 @@ def to_rgb(image):
         # All that `decode` lets through have 16 bits; 65535 / 257 = 255.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ('La', 'RGBa'):       # whose colours are multiplied by the opacity
+        image = image.convert({'La': 'LA', 'RGBa': 'RGBA'}[image.mode])
     if image.mode == 'P':
         image = image.convert('RGBA')       # Pillow warns where a palette goes to RGB at once
     return np.array(image if image.mode == 'RGB' else image.convert('RGB'))

@@ -72,9 +72,14 @@ def launch(count, options):
         handed on.
 
     Raises:
-        InputError: the system can't start so many.
+        InputError: the system has no ports for so many, or can't start them.
     """
-    addresses, workers, asked = free_addresses(count), [], []
+    workers, asked = [], []
+    try:
+        addresses = free_addresses(count)
+    except OSError as error:
+        raise InputError(f'there are no ports for {count} workers: {error.strerror}; start '
+                         'fewer') from error
 
     def hand_on(received, frame):
         asked.append(received)

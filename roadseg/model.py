@@ -104,7 +104,10 @@ class Model:
         network = self.network
         if network is None:
             raise ValueError('this model is closed; load it again')
-        image = np.asarray(image)
+        try:
+            image = np.asarray(image)
+        except ValueError as error:     # rows of unequal length
+            raise InputError(f'the picture is no array: {error}') from error
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise InputError(f'the picture is {image.dtype} of the shape {image.shape}, expected '
                              'uint8 (H, W, 3), RGB; roadseg.images.read_image reads files so')

@@ -116,8 +116,8 @@ def _matches(pattern):
         found = [path for path in found if not any(
             part.startswith('.') and not any(fnmatch(part, name) for name in named)
             for part in path.parts)]
-    # it is empty, has `**` within a name, or is too long
-    except (ValueError, IndexError, NotImplementedError, OSError):
+    # it is empty, has `**` within a name, or is too long or deep
+    except (ValueError, IndexError, NotImplementedError, OSError, RecursionError):
         return []
     return sorted(found)
 
@@ -325,14 +325,15 @@ def predict_video(job, reader, model, temporal):
         video.TooLarge: for the encoder; nothing is written.
     """
     def see(images):
-        mean = None
+        mean = before = new = None
         for index, image in enumerate(images):
             if mean is None:        # there is something to take the place of an earlier video's
                 for kind in ('mask', 'confidence'):
                     if kind in job.outputs:
                         make_folder(job.outputs[kind])
                         remove_frames(job.outputs[kind])
-            new = model.predict(image, full_size=False)
+            if before is None or not np.array_equal(image, before):     # frames may be repeated
+                new, before = model.predict(image, full_size=False), image
             mean = new if mean is None else temporal * mean + (1 - temporal) * new
             yield index, image, mean
 

@@ -5,7 +5,15 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from roadseg.files import temporary
+from roadseg.errors import InputError
+from roadseg.files import check_file, temporary
+
+
+def _is_literal(folder):
+    """Whether TensorFlow takes a path for what it is."""
+    # as_posix: what parts a path on Windows stands for nothing else there
+    return not any(character in '[*?\\' or '\ud800' <= character <= '\udfff'
+                   for character in PurePath(folder).as_posix())
 
 
 @contextmanager
@@ -24,14 +32,22 @@ def literal(folder):
 
     Raises:
         OSError: the link can't be made.
-        InputError: there is no place for it.
+        InputError: there is no place for it; or the folder holds a pipe or the like, at which
+            TensorFlow would wait.
     """
-    # as_posix: what parts a path on Windows stands for nothing else there
-    if not any(character in '[*?\\' or '\ud800' <= character <= '\udfff'
-               for character in PurePath(folder).as_posix()):
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if os.path.exists(path):
+                check_file(path, 'move it away')
+    if _is_literal(folder):
         yield Path(folder)
         return
     place = Path(temporary(tempfile.mkdtemp, prefix='roadseg-'))
+    if not _is_literal(place):              # as the folder for temporary files is named so, too
+        place.rmdir()
+        raise InputError(f'the names of {folder} and of the temporary folder {place.parent} both '
+                         'have characters that TensorFlow reads as a pattern; set TMPDIR to '
+                         'another')
     try:
         link = place / 'folder'
         link.symlink_to(os.path.abspath(folder), target_is_directory=True)

@@ -190,7 +190,7 @@ class Writer:
             InputError: its folder can't be written to.
         """
         self.path, program = Path(path), _ffmpeg()
-        if self.path.exists() and not self.path.is_file():
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise InputError(f'cannot write {path}: there is something that is no file; move it '
                              'away, or write elsewhere')
         sweep(self.path)

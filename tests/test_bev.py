@@ -172,3 +172,10 @@ def test_photograph_instead_of_calibration(tmp_path):
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(range(256)))
     with pytest.raises(InputError, match="um_000007.png: no line 'P2: ...'"):
         bev.read_calibration(path)
+
+
+def test_a_calibration_far_too_large_is_not_read(tmp_path):
+    with (tmp_path / 'um_000000.txt').open('wb') as file:
+        file.truncate(2 ** 40)
+    with pytest.raises(InputError, match='um_000000.txt has 1.1 TB, expected at most'):
+        bev.read_calibration(tmp_path / 'um_000000.txt')

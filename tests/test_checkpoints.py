@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -752,3 +753,23 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tiny, tmp_pa
     with checkpoints.writing(tiny.sess, tiny.saver, tiny.run) as writer:
         begin(tiny, writer, 20)
     assert tiny.names() == ['step-000010', 'step-000020']
+
+
+def test_a_temporary_folder_with_brackets_too_is_told(tiny, tmp_path, monkeypatch):
+    tiny.save(10)
+    odd, temporary = tmp_path / 'a[b]', tmp_path / 'c[d]'
+    shutil.copytree(tiny.run, odd)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(temporary))
+    with pytest.raises(InputError, match='set TMPDIR to another'):
+        load(odd)
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes')
+def test_a_pipe_within_what_tensorflow_reads_is_told(tmp_path):
+    (tmp_path / 'vgg/variables').mkdir(parents=True)
+    os.mkfifo(tmp_path / 'vgg/variables/variables.index')
+    with pytest.raises(InputError, match='variables.index: it is a pipe; move it away'), \
+            literal(tmp_path / 'vgg'):
+        pass

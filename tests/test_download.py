@@ -638,3 +638,20 @@ def test_on_windows_a_whole_download_is_closed_before_it_is_renamed(tmp_path, mo
     monkeypatch.setattr(module, 'move_into_place', watched)
     module.download('http://127.0.0.1/file.zip', tmp_path / 'file.zip')
     assert (tmp_path / 'file.zip').read_bytes() == b'all of it'
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes')
+def test_a_pipe_in_the_place_of_the_part_is_told(tmp_path):
+    os.mkfifo(tmp_path / 'data.zip.part')
+    with pytest.raises(InputError, match='data.zip.part: it is a pipe; move it away'):
+        download('http://localhost/data.zip', tmp_path / 'data.zip')
+
+
+@pytest.mark.parametrize('answer, message', [
+    (b'HTTP/1.0 206 Partial Content\r\nContent-Range: bytes 5-9/10\r\n\r\nhello',
+     'the server answers with status 206'),
+    (b'HTTP/1.0 200 OK\r\nContent-Length: ' + b'9' * 5000 + b'\r\n\r\n', None)])
+def test_answers_that_nobody_asked_for(tmp_path, answer, message):
+    with answering(answer) as url, pytest.raises((InputError, Unavailable), match=message):
+        download(url, tmp_path / 'data.zip')
+    assert not (tmp_path / 'data.zip').exists()

@@ -564,3 +564,15 @@ def test_submission_of_a_data_set_without_a_server_is_refused(seven, run, tmp_pa
     assert 'cannot write' in error_of(capsys, run, '--submission',
                                       tmp_path / ('x' * 300) / 'a.zip')
     assert '--submission takes one run' in error_of(capsys, run, run, '--submission', 'a.zip')
+
+
+def test_a_kill_while_it_scores_leaves_no_scores_of_another_network(quick, tmp_path, monkeypatch):
+    copy = copy_of(quick, tmp_path / 'run')
+
+    def end(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate.score, 'score', end)
+    assert (copy / 'evaluation.json').exists()
+    assert evaluated(copy, '--test-scale', '2') == 130
+    assert not (copy / 'evaluation.json').exists()

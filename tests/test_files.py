@@ -385,3 +385,10 @@ def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path):
         files.is_there(tmp_path / 'link')
     (tmp_path / 'disk').mkdir()
     assert files.is_there(tmp_path / 'link')
+
+
+def test_a_key_that_stands_twice_among_many_is_found_at_once(tmp_path):
+    keys = [*range(100_000), 99_999]
+    (tmp_path / 'a.json').write_text('{' + ', '.join(f'"{key}": 0' for key in keys) + '}')
+    with pytest.raises(InputError, match="the key '99999' stands twice"):
+        read_json(tmp_path / 'a.json')

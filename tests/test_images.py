@@ -513,3 +513,10 @@ def test_masks_of_the_same_content_are_the_same_file(tmp_path):
     for name in 'ab':
         write_mask(tmp_path / f'{name}.png', classes, [(1, 2, 3)] * 4)
     assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+
+
+@pytest.mark.parametrize('mode', ['LA', 'RGBA'])
+def test_colours_that_are_multiplied_by_the_opacity(mode):
+    """As of a TIFF that says so."""
+    image = Image.new(mode, (5, 3), (100, 128) if mode == 'LA' else (100, 100, 100, 128))
+    assert abs(np.int32(images.to_rgb(image.convert(mode[:-1] + 'a'))) - 100).max() <= 1

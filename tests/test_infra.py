@@ -854,3 +854,27 @@ def test_every_requirement_is_pinned():
         for line in (ROOT / name).read_text().split('\n'):
             assert not line or line.startswith('-r ') or re.fullmatch(
                 r'[\w-]+(\[[\w-]+\])?==[\d.]+', line), f'{name}: {line}'
+
+
+@posix
+@pytest.mark.parametrize('options', [
+    '{"options": ' + '[' * 100_000, '{"options": {"teacher": ["x"], "rounds": [2]}}', None])
+def test_service_goes_on_beside_a_run_that_cannot_be_read(checkout, options):
+    add_run(checkout, '2026-11-20-10-00-00')
+    other = add_run(checkout, '2026-11-20-11-00-00', epochs=(10, 10), scored='now')
+    (other / 'options.json').unlink()
+    if options is None:
+        os.mkfifo(other / 'options.json')
+    else:
+        (other / 'options.json').write_text(options)
+    assert started(checkout) == ['main.py', '--resume', 'runs/2026-11-20-10-00-00']
+
+
+@posix
+def test_idle_stop_without_a_place_for_its_note_is_a_line(tmp_path):
+    (tmp_path / 'loadavg').write_text('0.00 0.00 0.00 1/123 4567\n')
+    answer = subprocess.run(
+        [sys.executable, INFRA / 'boot/idle_stop.py', '--state', tmp_path / 'gone/idle',
+         '--loadavg', tmp_path / 'loadavg'], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2 and 'Traceback' not in answer.stderr
+    assert 'error: cannot keep' in answer.stderr

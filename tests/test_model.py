@@ -272,3 +272,8 @@ def test_an_export_sees_a_picture_once(asked):
 def test_test_scales_are_factors(run, scales):
     with pytest.raises(InputError, match='expected factors from 0.1 to 8'):
         roadseg.load(run, test_scale=scales)
+
+
+def test_rows_of_unequal_length_are_no_picture(opened):
+    with pytest.raises(InputError, match='^the picture is no array: '):
+        opened.predict([[1, 2], [3]])

@@ -1,5 +1,4 @@
 """The benchmarks against PyTorch and Keras: what they print of small photographs."""
-import os
 import subprocess
 import sys
 from pathlib import Path

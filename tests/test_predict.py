@@ -639,3 +639,21 @@ def test_ctrl_c_leaves_whole_files_only(run, tmp_path, out, capsys, monkeypatch,
     for path in written:
         assert path.suffix == '.png' and read(path).shape[:2] == SIZE
     assert threading.active_count() <= before + 1
+
+
+def test_frames_that_are_repeated_are_looked_at_once(run, tmp_path, out, monkeypatch):
+    """As FFmpeg makes them of a picture that lasts."""
+    looks = []
+    monkeypatch.setattr(model.Model, 'predict', lambda *args, _seen=model.Model.predict, **options: (
+        looks.append(1), _seen(*args, **options))[1])
+    still, other = half_white((48, 80)), half_white((48, 80))[:, ::-1]
+    clip = save_video(tmp_path / 'clip.gif', [still] * 4 + [other] * 3)
+    assert call(run, clip, '--out', out, '--json') == 0
+    assert len(looks) == 2
+    areas = json.loads((out / 'clip.json').read_text())
+    assert areas['frames'] == 7 and areas['road'] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_pattern_deeper_than_python_is_told(tmp_path, out, capsys):
+    assert 'as a pattern it matches no picture' in error_of(
+        capsys, 'a/' * 600 + '*.png', '--out', out)

@@ -17,6 +17,7 @@ from roadseg.files import write_json
 from roadseg.scoring import road
 from roadseg.training import options as training_options
 from roadseg.training import run_folder
+from roadseg.training.run_folder import read_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -498,3 +499,10 @@ def test_log_that_is_no_file(tmp_path):
     (tmp_path / 'log.csv').symlink_to('nowhere')
     with pytest.raises(InputError, match='log.csv: no such file'):
         run_folder.read_log(tmp_path)
+
+
+def test_a_log_far_too_large_is_not_read(tmp_path):
+    with (tmp_path / 'log.csv').open('wb') as file:
+        file.truncate(2 ** 40)
+    with pytest.raises(InputError, match='log.csv has 1.1 TB, expected at most'):
+        read_log(tmp_path)

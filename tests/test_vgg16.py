@@ -325,6 +325,10 @@ def spoil_header(path, arrays):
         archive.writestr('conv1_1_W.npy', b'\x93NUMPY\x01\x00\x10\x00{"descr": __imp\n')
 
 
+def spoil_kind(path, arrays):
+    write_member(path, arrays, header={'descr': ()})
+
+
 def spoil_depth(path, arrays):
     """Python's parser gives up, with a MemoryError."""
     header = b'-' * 9000 + b'1'
@@ -382,6 +386,7 @@ def spoil_nothing_there(path, arrays):
     (spoil_words, 'conv1_1_W holds <U3'),
     (spoil_record, 'conv1_1_W holds '),
     (spoil_header, 'not a readable'),
+    (spoil_kind, 'not a readable.*IndexError|not a readable.*index'),
     (spoil_depth, 'not a readable.*Error'),
     (spoil_version, 'not a readable'),
     (spoil_with(np.nan), 'the kernel of conv3_2 holds a number that is not finite'),

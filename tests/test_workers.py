@@ -690,3 +690,22 @@ def test_workers_with_other_options_or_another_encoder_are_refused(data, tmp_pat
         last = output.splitlines()[-1]
         assert code == 2 and last.startswith('error: worker 1'), output
         assert f'differs from worker 0 in {what}; here: ' in last
+
+
+def test_too_few_ports_are_told(monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, 'Too many open files')
+
+    monkeypatch.setattr(socket, 'socket', refuse)
+    with pytest.raises(InputError, match='no ports for 64 workers: Too many open files; start fewer'):
+        launch.launch(64, [])
+
+
+def test_without_a_place_for_temporary_files_data_are_looked_for_all_the_same(monkeypatch):
+    def refuse():
+        raise FileNotFoundError(errno.ENOENT, 'No usable temporary directory found')
+
+    monkeypatch.setattr(workers.tempfile, 'gettempdir', refuse)
+    for team in (workers.Workers(), workers.Workers(['a:1', 'b:1'], 1)):
+        with team.in_turn('data'):
+            pass

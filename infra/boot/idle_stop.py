@@ -83,13 +83,16 @@ def main(argv=None):
     options = parser.parse_args(argv)
 
     reason = use(options.loadavg)
-    if reason:
-        print(f'in use: {reason}')
-        options.state.unlink(missing_ok=True)
-        return
-    if not options.state.exists():
-        options.state.touch()
-    minutes = (time.time() - options.state.stat().st_mtime) / 60
+    try:
+        if reason:
+            print(f'in use: {reason}')
+            options.state.unlink(missing_ok=True)
+            return
+        if not options.state.exists():
+            options.state.touch()
+        minutes = (time.time() - options.state.stat().st_mtime) / 60
+    except OSError as error:
+        parser.error(f'cannot keep {options.state}: {error.strerror}')
     print(f'idle for {minutes:.0f} of {MINUTES} minutes')
     if minutes >= MINUTES:
         subprocess.run(['systemctl', '--no-block', 'poweroff'], check=True)

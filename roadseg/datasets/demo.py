@@ -128,7 +128,7 @@ def write_scenes(data_dir, train=TRAIN, test=TEST, seed=0, held_out=HELD_OUT, si
 
 def _is_free(target):
     """Whether scenes can be put there without replacing anything."""
-    return not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
+    return not os.path.lexists(target) or (os.path.isdir(target) and not any(target.iterdir()))
 
 
 def _check_drawn(target, settings, files):
@@ -140,7 +140,7 @@ def _check_drawn(target, settings, files):
         files: of each scene, see `_files`.
     """
     away = f'move {target} away, or name another folder'
-    if not (target / 'scenes.json').is_file():
+    if not os.path.isfile(target / 'scenes.json'):
         raise InputError(f'{target} has no scenes.json, so it does not hold drawn scenes; they '
                          f'replace nothing: {away}')
     found = read_json(target / 'scenes.json')
@@ -150,7 +150,7 @@ def _check_drawn(target, settings, files):
                          f'expected {settings[other[0]]}; {away}, or delete it to have them '
                          'drawn anew')
     expected = {target / name for of_scene in files for name in of_scene.values()}
-    present = {path for place in {path.parent for path in expected} if place.is_dir()
+    present = {path for place in {path.parent for path in expected} if os.path.isdir(place)
                for path in place.iterdir() if path.suffix in ('.png', '.txt')
                and not path.name.startswith('.')}
     for paths, what in ((expected - present, 'lacks'),

@@ -103,6 +103,8 @@ def _opened(part):
     """Opens the partial file for appending, for this process alone."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(part):
+            check_file(part, 'move it away')        # opening a pipe would wait
         file = part.open('ab', buffering=0)     # lest closing fails again on a full disk
     except OSError as error:
         raise write_error(part, error) from error
@@ -142,9 +144,9 @@ def _transfer(url, file, part):
     done = part.stat().st_size if known else 0
     if done and done == known.get('length'):        # killed just before it was renamed
         return
-    response = _rest(url, known, done) if done else None
-    with response or _get(url) as response:
-        if response.status == 206:
+    rest = _rest(url, known, done) if done else None
+    with rest or _get(url) as response:
+        if rest and response.status == 206:
             total = known.get('length')
         else:
             if response.status != 200:
@@ -234,7 +236,7 @@ def _version(response):
 def _length(response):
     """The length of a whole answer in bytes, None where the server does not tell."""
     length = response.headers['Content-Length'] or ''
-    return int(length) if length.isdecimal() else None
+    return int(length) if length.isdecimal() and len(length) < 20 else None
 
 
 def _read(response, url, done, total, part):

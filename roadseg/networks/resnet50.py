@@ -165,10 +165,10 @@ def load_keras(weights):
     Raises:
         InputError: Keras can't read or fetch the weights.
     """
-    import h5py         # here, as they take a second or two, and `random` does without
-    import keras
     include_top = False
     try:
+        import h5py         # here, as they take a second or two, and `random` does without
+        import keras        # fails where it is told to use another library than TensorFlow
         if weights != 'imagenet':
             with h5py.File(weights) as file:
                 include_top = 'predictions' in file.get('model_weights', file)

@@ -61,7 +61,7 @@ DILATIONS = (1, 2, 4)           # of the branches of fc6 with --context
 COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
 # What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors, and
 # a header that is nested too deep is a MemoryError.
-_DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, MemoryError,
+_DAMAGE = (OSError, ValueError, TypeError, IndexError, EOFError, RuntimeError, SyntaxError, MemoryError,
            tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 

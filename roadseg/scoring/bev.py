@@ -25,6 +25,7 @@ class Calibration(NamedTuple):
     Tr_cam_to_road: np.ndarray  # (3, 4), camera coordinates (m) to road coordinates (m)
 
 
+LIMIT = 1 << 20     # bytes of a calibration, which has some thousand
 SHAPES = {'P2': (3, 4), 'R0_rect': (3, 3), 'Tr_cam_to_road': (3, 4)}
 
 
@@ -41,7 +42,7 @@ def read_calibration(path):
         InputError: the file cannot be read, or one of the three matrices is missing, has a wrong
             number of numbers, something that is no finite number, or cannot be inverted.
     """
-    check_file(path, 'KITTI Road has one per photograph, in calib/')
+    check_file(path, 'KITTI Road has one per photograph, in calib/', LIMIT)
     try:
         text = Path(path).read_text(encoding='utf-8', errors='replace')
     except OSError as error:

@@ -43,6 +43,7 @@ from roadseg.files import (check_file, describe_os_error, differ, file_checksum,
 NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP     # of some disks
 LOG_COLUMNS = ('epoch', 'step', 'loss', 'learning_rate', 'seconds', 'images_per_second',
                'val_loss')      # and those of the data set's measures
+LOG_LIMIT = 16 << 20            # bytes; a hundred thousand epochs, and a gigabyte once it is read
 NOT_COUNTED = ('fingerprint.pb', 'Thumbs.db', 'desktop.ini')    # in a SavedModel's checksum
 
 
@@ -386,7 +387,7 @@ def read_log(run):
     remedy = 'take it from a backup, or delete it to go on without the earlier rows'
     if not os.path.lexists(path):
         return []
-    check_file(path, remedy)
+    check_file(path, remedy, LOG_LIMIT)
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'), newline='')))
     except OSError as error:
@@ -611,7 +612,7 @@ def new_folder(runs_dir, make=Path.mkdir):
             make(folder)
             return folder
         except OSError as error:
-            if not folder.exists() or error.errno not in (errno.EEXIST, errno.ENOTEMPTY,
+            if not os.path.lexists(folder) or error.errno not in (errno.EEXIST, errno.ENOTEMPTY,
                                                           errno.ENOTDIR):
                 raise write_error(folder, error) from error
     raise InputError(f'{folder} and 98 like it are there already')

@@ -21,7 +21,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -127,17 +127,15 @@ class Workers:
         Args:
             folder: where it goes.
         """
-        # Elsewhere, as the folder may be missing: it is to be made by the first, or misspelt.
-        name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
-        user = os.getuid() if hasattr(os, 'getuid') else 0
-        lock = FileLock(Path(tempfile.gettempdir(), f'roadseg-{user}-{name}.lock'))
-        if self.count > 1:
-            with suppress(OSError):         # there is no place for it
-                lock.acquire()
-        try:
+        with ExitStack() as stack:
+            if self.count > 1:
+                # Elsewhere, as the folder may be missing: it is to be made by the first, or misspelt.
+                name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+                user = os.getuid() if hasattr(os, 'getuid') else 0
+                with suppress(OSError):         # there is no place for it
+                    stack.enter_context(FileLock(Path(
+                        tempfile.gettempdir(), f'roadseg-{user}-{name}.lock')))
             yield
-        finally:
-            lock.release()
 
     def session(self, config):
         """Opens a session on this worker's server, or, where it is alone, in this process.
