@@ -61,8 +61,8 @@ DILATIONS = (1, 2, 4)           # of the branches of fc6 with --context
 COURSE_URL = 'https://s3-us-west-1.amazonaws.com/udacity-selfdrivingcar/vgg.zip'
 # What reading a damaged .npz raises: encrypted members and odd compressions are RuntimeErrors, and
 # a header that is nested too deep is a MemoryError.
-_DAMAGE = (OSError, ValueError, TypeError, IndexError, EOFError, RuntimeError, SyntaxError, MemoryError,
-           tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_DAMAGE = (OSError, ValueError, TypeError, IndexError, EOFError, RuntimeError, SyntaxError,
+           MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 # Units of pools 3 and 4: FCN-8s scales them by 1e-4 and 1e-2, which was made for weights that see
