@@ -182,7 +182,8 @@ def _open_run(run, checkpoint, test_scale, flip_test):
             raise InputError(f'{run}/options.json names {len(model.classes)} classes, and the '
                              f'network in {path} has {network.logits.shape[-1]}; take the file '
                              'from a backup')
-        preflight.check_prediction(network)
+        if max(network.scales) > 1:         # at that of the training, it was trained
+            preflight.check_prediction(network)     # takes two seconds
         return model
     except BaseException:
         network.sess.close()
