@@ -14,14 +14,13 @@ import roadseg.quiet        # noqa: E402, F401, isort: skip; before TensorFlow
 from tqdm import tqdm       # noqa: E402
 
 from roadseg import runtimes        # noqa: E402
+from roadseg.box import LAST_ROWS       # noqa: E402
 from roadseg.commands import Parser, run_command        # noqa: E402
 from roadseg.datasets import camvid, kitti      # noqa: E402
 from roadseg.errors import InputError       # noqa: E402
 from roadseg.model import load       # noqa: E402
 from roadseg.scoring import road        # noqa: E402
 from roadseg.training.pipeline import read_ahead     # noqa: E402
-
-LAST_ROWS = 8       # as `roadseg.box` leaves out
 
 
 def command(argv=None):

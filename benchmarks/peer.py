@@ -29,8 +29,8 @@ def work(image_shape, training):
     pixels, inputs, operations = image_shape[0] * image_shape[1], 3, 0
     for block, (width, depth) in enumerate(BLOCKS):
         for place in range(depth):
-            passes = 3 if training and block >= FROZEN else 1
-            passes -= passes == 3 and (block, place) == (FROZEN, 0)
+            trained, first = training and block >= FROZEN, (block, place) == (FROZEN, 0)
+            passes = 1 if not trained else 2 if first else 3
             operations += 2 * passes * pixels / 4 ** block * 9 * inputs * width
             inputs = width
     top = pixels / 4 ** len(BLOCKS) * (3 * 9 * 512 * 256 + 1024 * 512)

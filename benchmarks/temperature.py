@@ -36,12 +36,6 @@ def tempered(probability, temperature):
     return expit(logit(np.clip(probability, 1e-30, 1 - 6e-8)) / temperature)
 
 
-def precisions(histograms):
-    """The eleven precisions whose mean is AP, from histograms (2, 256): float64 (11,), 0-1."""
-    precision, recall = road.precision_recall(histograms)
-    return np.array([precision[recall >= step].max() for step in road.RECALL_STEPS])
-
-
 def counts(run, args):
     """Counts what each temperature makes of the photographs that a run has held out.
 
@@ -87,9 +81,10 @@ def command(argv=None):
         rows = []
         for of_run in found:
             histograms, loss, pixels = of_run[temperature]
-            *ten, last = 100 * precisions(histograms)
+            *ten, last = road.precisions_at_steps(*road.precision_recall(histograms))
             scores = road.measures(histograms)
-            rows.append((scores['MaxF'], scores['AP'], np.mean(ten), last, loss / pixels))
+            rows.append((scores['MaxF'], scores['AP'], 100 * np.mean(ten), 100 * last,
+                         loss / pixels))
         print('{:11} {:6.2f} {:6.2f} {:15.2f} {:9.2f} {:15.4f}'.format(
             temperature, *np.mean(rows, axis=0)))
 

@@ -12,8 +12,8 @@ class Entry(NamedTuple):
     load: Callable      # (data_dir, num_classes, strict) -> `description.Dataset`
     splits: tuple       # names of its published splits
     classes: int | None     # C, its own number; None where its files say it
-    parts: tuple        # where none of these is in a folder, it is fetched or drawn; () for never;
-                        # dict from C to such where it has a folder for each
+    parts: tuple | dict     # where none of these is in a folder, it is fetched or drawn; () for never;
+                            # dict from C to such where it has a folder for each
 
 
 DATASETS = {

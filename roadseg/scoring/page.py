@@ -643,20 +643,6 @@ def link_to(path):
 
 # What made it ---------------------------------------------------------------------------------
 
-def _why_losses_differ(chosen):
-    """What the options put into the training loss and not into that of validation."""
-    dropout = chosen.get('model') != 'segnet' and chosen.get('keep_prob') != 1
-    distorted = any(chosen.get(name) for name in ('flip', 'scale', 'colour'))
-    weighted = chosen.get('class_weights') not in (None, 'none')
-    averaged = chosen.get('average_decay') != 0
-    parts = ['dropout'] * dropout + ['distorted photographs'] * distorted + [
-        'class weights'] * weighted + ['the weights of that moment']
-    listed = ', '.join(parts[:-1]) + ' and ' * bool(parts[:-1]) + parts[-1]
-    return (f'the training loss is taken with {listed}, the validation loss '
-            + ('without, ' if parts[:-1] else '')
-            + ('with averaged weights' if averaged else "with those of the epoch's end"))
-
-
 def _options_section(options):
     """All of options.json, a table per section; what stands alone comes first."""
     alone = {key: value for key, value in options.items() if not isinstance(value, dict)}
@@ -681,6 +667,20 @@ def flat(section, prefix=''):
             yield f'{prefix}{key}', NOTHING
         else:
             yield f'{prefix}{key}', value if isinstance(value, str) else json.dumps(value)
+
+
+def _why_losses_differ(chosen):
+    """What the options put into the training loss and not into that of validation."""
+    dropout = chosen.get('model') != 'segnet' and chosen.get('keep_prob') != 1
+    distorted = any(chosen.get(name) for name in ('flip', 'scale', 'colour'))
+    weighted = chosen.get('class_weights') not in (None, 'none')
+    averaged = chosen.get('average_decay') != 0
+    parts = ['dropout'] * dropout + ['distorted photographs'] * distorted + [
+        'class weights'] * weighted + ['the weights of that moment']
+    listed = ', '.join(parts[:-1]) + ' and ' * bool(parts[:-1]) + parts[-1]
+    return (f'the training loss is taken with {listed}, the validation loss '
+            + ('without, ' if parts[:-1] else '')
+            + ('with averaged weights' if averaged else "with those of the epoch's end"))
 
 
 def _notes_section(run, with_frames):

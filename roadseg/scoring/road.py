@@ -128,12 +128,25 @@ def precision_recall(histograms):
             true_positives / true_positives[0])
 
 
+def precisions_at_steps(precision, recall):
+    """The largest precision where recall >= r, for r = 0, 0.1 .. 1; AP is their mean.
+
+    Args:
+        precision, recall: (256,) float64, from `precision_recall`.
+
+    Returns:
+        List of eleven floats, 0 .. 1.
+    """
+    # at threshold 0 recall is 1; the benchmark's last step is 1 exactly
+    return [precision[recall >= r].max() for r in RECALL_STEPS]
+
+
 def kitti_measures(histograms):
     """KITTI Road's measures, pooled over the pixels of all images in the histograms.
 
     MaxF is the maximum of 2 PRE REC / (PRE + REC + 1e-10) over the thresholds k = 0 .. 255; PRE,
-    REC, FPR = FP / N and FNR = FN / P belong to the smallest k that reaches it. AP is the mean,
-    over r = 0, 0.1 .. 1, of the largest precision where recall >= r.
+    REC, FPR = FP / N and FNR = FN / P belong to the smallest k that reaches it. AP is the mean
+    of `precisions_at_steps`.
     Source: as for `precision_recall`. The benchmark leaves out thresholds at which precision and
     recall are both 0; they win no maximum, so here they stay.
 
@@ -154,8 +167,7 @@ def kitti_measures(histograms):
 
     f_score = 2 * precision * recall / (precision + recall + EPSILON)
     best = int(f_score.argmax())
-    # at threshold 0 recall is 1; the benchmark's last step is 1 exactly
-    average_precision = np.mean([precision[recall >= r].max() for r in RECALL_STEPS])
+    average_precision = np.mean(precisions_at_steps(precision, recall))
 
     hits, false_alarms = true_positives[HALF], false_positives[HALF]
     shares = {
